@@ -1,0 +1,1 @@
+//! SQL values as JSON, both ways.

@@ -32,5 +32,6 @@ pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod run;
+pub mod snapshot;
 pub mod sqljson;
 pub mod store;

@@ -21,8 +21,8 @@ use tokio::sync::oneshot;
 /// One statement of a request, with its parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statement {
-    /// The text; it may hold several statements, of which only the last may
-    /// have parameters.
+    /// The text; it may hold several statements, which share the parameters
+    /// (see `store::bind`).
     pub sql: String,
     /// What is bound.
     pub params: Params,

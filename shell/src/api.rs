@@ -268,6 +268,9 @@ pub enum NodeEvent {
         route: Route,
         /// The frame.
         envelope: Envelope,
+        /// Its share of what may have come in on one connection without having
+        /// been taken; given back when the event is dropped.
+        room: Option<tokio::sync::OwnedSemaphorePermit>,
     },
     /// A record is durable.
     Persisted(PersistId),

@@ -239,12 +239,7 @@ impl Entries {
                 let mut insert = this.statement("INSERT INTO entries VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
                 for entry in change.entries {
                     assert_eq!(entry.stream, StreamId::SHARED, "one stream until the merging modes come");
-                    assert!(
-                        entry.follows(&end),
-                        "entry {} of term {} does not follow {end:?}",
-                        entry.seq,
-                        entry.term
-                    );
+                    assert!(entry.follows(&end), "entry {} of term {} does not follow {end:?}", entry.seq, entry.term);
                     insert.execute(params![
                         key(entry.seq),
                         entry.term.0 as i64,
@@ -294,21 +289,15 @@ impl Entries {
     ///
     /// # Errors
     /// [`LogError::Damaged`] if what was read is not what was written.
-    pub(super) fn load(
-        &self,
-        from: Seq,
-        through: Seq,
-        bytes_max: usize,
-    ) -> Result<(Position, Vec<Entry>), LogError> {
+    pub(super) fn load(&self, from: Seq, through: Seq, bytes_max: usize) -> Result<(Position, Vec<Entry>), LogError> {
         if from <= self.base.seq || from > self.end.seq {
             return Ok((self.base, Vec::new()));
         }
         let before = Seq(from.0 - 1);
         let prev = self.position(before)?.ok_or_else(|| gap(before))?;
         let through = through.min(self.end.seq);
-        let mut statement = self.statement(&format!(
-            "SELECT {COLUMNS} FROM entries WHERE at BETWEEN ?1 AND ?2 ORDER BY at"
-        ))?;
+        let mut statement =
+            self.statement(&format!("SELECT {COLUMNS} FROM entries WHERE at BETWEEN ?1 AND ?2 ORDER BY at"))?;
         let mut rows = statement.query([key(from), key(through)])?;
         let (mut entries, mut bytes, mut last) = (Vec::new(), 0, prev);
         while let Some(row) = rows.next()? {
@@ -356,9 +345,7 @@ impl Entries {
     /// The first seq after `floor` from which on all payloads together have at
     /// most `bytes_max`.
     pub(super) fn last_bytes(&self, floor: Seq, bytes_max: u64) -> Result<Seq, LogError> {
-        let mut statement = self.statement(
-            "SELECT at, length(payload) FROM entries WHERE at > ?1 ORDER BY at DESC",
-        )?;
+        let mut statement = self.statement("SELECT at, length(payload) FROM entries WHERE at > ?1 ORDER BY at DESC")?;
         let mut rows = statement.query([key(floor)])?;
         let (mut from, mut bytes) = (self.end.seq.next(), 0u64);
         while let Some(row) = rows.next()? {
@@ -383,12 +370,10 @@ impl Entries {
 
     /// The `Config` entries after `after`.
     pub(super) fn configs_after(&self, after: Seq) -> Result<Vec<RawMembership>, LogError> {
-        let mut statement = self.statement(
-            "SELECT at, payload FROM entries INDEXED BY configs WHERE kind = 1 AND at > ?1 ORDER BY at",
-        )?;
-        let rows = statement.query_map([key(after)], |row| {
-            Ok((seq_of(row.get(0)?), Bytes::from(row.get::<_, Vec<u8>>(1)?)))
-        })?;
+        let mut statement = self
+            .statement("SELECT at, payload FROM entries INDEXED BY configs WHERE kind = 1 AND at > ?1 ORDER BY at")?;
+        let rows = statement
+            .query_map([key(after)], |row| Ok((seq_of(row.get(0)?), Bytes::from(row.get::<_, Vec<u8>>(1)?))))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -441,9 +426,8 @@ impl Entries {
     /// What is deleted first: entries after the base and below `below`, with
     /// stamp and size, at most `count`.
     pub(super) fn oldest(&self, below: Seq, count: usize) -> Result<Vec<(Seq, Hlc, u64)>, LogError> {
-        let mut statement = self.statement(
-            "SELECT at, hlc, length(payload) FROM entries WHERE at < ?1 ORDER BY at LIMIT ?2",
-        )?;
+        let mut statement =
+            self.statement("SELECT at, hlc, length(payload) FROM entries WHERE at < ?1 ORDER BY at LIMIT ?2")?;
         let rows = statement.query_map([key(below), i64::try_from(count).unwrap_or(i64::MAX)], |row| {
             Ok((seq_of(row.get(0)?), Hlc(row.get::<_, i64>(1)? as u64), row.get::<_, i64>(2)?.unsigned_abs()))
         })?;
@@ -510,7 +494,8 @@ impl Entries {
     /// # Errors
     /// Anything but [`LogError::Full`] must end the process (R11).
     pub(super) fn checkpoint(&mut self) -> Result<(), LogError> {
-        self.conn.wal_checkpoint_v2(Some("main"), rusqlite::CheckpointMode::PASSIVE)?;
+        // No reader is in the way: nothing else can open the file.
+        self.statement("PRAGMA wal_checkpoint(PASSIVE)")?.query_row([], |_| Ok(()))?;
         self.wal_pages.store(0, Ordering::Relaxed);
         Ok(())
     }
@@ -561,9 +546,9 @@ impl Entries {
 
     fn put(&self, meta: Meta, value: Option<&[u8]>) -> Result<(), LogError> {
         match value {
-            Some(value) => self
-                .statement("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?
-                .execute(params![meta.key(), value])?,
+            Some(value) => {
+                self.statement("INSERT OR REPLACE INTO meta VALUES (?1, ?2)")?.execute(params![meta.key(), value])?
+            }
             None => self.statement("DELETE FROM meta WHERE key = ?1")?.execute([meta.key()])?,
         };
         Ok(())

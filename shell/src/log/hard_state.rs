@@ -302,7 +302,11 @@ mod tests {
                     let read = HardStateFile::open(&copy).expect("one slot is whole").state;
                     assert!(read == state(1) || read == state(2));
                     assert!(slot == 0 || read == state(2), "slot A was durable already");
-                    if read == state(1) { olds += 1 } else { news += 1 }
+                    if read == state(1) {
+                        olds += 1
+                    } else {
+                        news += 1
+                    }
                     // The mended file has the state in both slots.
                     for lost in SLOTS {
                         let mut mended = fs::read(&copy).expect("read");

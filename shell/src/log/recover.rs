@@ -4,9 +4,9 @@
 //! is set aside. Knows nothing of `data.db` beyond what its caller says.
 
 use super::entries::{Entries, Meta};
-use super::hard_state::{HardStateFile, decode_position, decode_state, encode_state};
+use super::hard_state::{HardStateFile, decode_state, encode_state};
 use super::lock::DataDir;
-use super::worker::{LogWorker, Out};
+use super::worker::{LogWorker, Out, decode_intent};
 use super::{LogError, LogLimits, LogStats, orphans};
 use crate::api::NodeEvent;
 use crate::env::Env;
@@ -174,9 +174,10 @@ impl<E: Env> OpenedLog<E> {
         store_membership: Option<(Seq, Membership)>,
     ) -> Result<Recovered, ApiError> {
         self.settled = store_position.seq;
-        let read = match self.reconcile(store_position, store_membership.as_ref()).and_then(|()| {
-            self.read(store_position, store_membership.as_ref())
-        }) {
+        let read = match self
+            .reconcile(store_position, store_membership.as_ref())
+            .and_then(|()| self.read(store_position, store_membership.as_ref()))
+        {
             Err(LogError::Damaged(what)) => {
                 self.replace(&what)?;
                 self.reconcile(store_position, store_membership.as_ref())?;
@@ -300,14 +301,14 @@ impl<E: Env> OpenedLog<E> {
         let membership = membership.map(|(seq, m)| (*seq, wire::encode_membership(m)));
         let wall = self.env.now().wall;
         if let Some(intent) = self.entries.meta(Meta::InstallIntent)? {
-            let intent = decode_position(&intent)
-                .ok_or_else(|| LogError::Damaged("its install intent cannot be read".into()))?;
+            let (intent, settled) =
+                decode_intent(&intent).ok_or_else(|| LogError::Damaged("its install intent cannot be read".into()))?;
             if intent == store && !self.entries.contains(&store)? && store.seq > self.entries.base().seq {
                 // The crash came after `data.db` was replaced and before the
                 // log was told: finish that.
                 tracing::info!(at = %store.seq, "finishing the installation of a snapshot");
                 self.lower_mark(store)?;
-                self.entries.reset(store, membership.as_ref(), None, self.entries.base().seq, wall)?;
+                self.entries.reset(store, membership.as_ref(), None, settled, wall)?;
             } else {
                 // `data.db` is still the old one, or the log reaches there.
                 self.entries.set_meta(Meta::InstallIntent, None)?;
@@ -352,7 +353,7 @@ impl<E: Env> OpenedLog<E> {
         let mut from = log.last_bytes(store.seq.max(base.seq), VERIFY_BYTES)?;
         while from <= end.seq {
             let (_, read) = log.load(from, end.seq, 1 << 20)?;
-            from = read.last().map_or(end.seq, Entry::seq_of).next();
+            from = read.last().map_or(end.seq, |entry| entry.seq).next();
         }
         let mut memberships = Vec::new();
         match membership {
@@ -392,16 +393,6 @@ impl<E: Env> OpenedLog<E> {
         let spare_log = std::mem::replace(&mut self.entries, create(&self.dir, Some(self.hard.state().incarnation))?);
         drop(spare_log);
         std::fs::remove_file(&spare).map_err(|e| self.dir.unwritable(&e))
-    }
-}
-
-trait SeqOf {
-    fn seq_of(&self) -> Seq;
-}
-
-impl SeqOf for Entry {
-    fn seq_of(&self) -> Seq {
-        self.seq
     }
 }
 

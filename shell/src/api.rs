@@ -21,8 +21,8 @@ use tokio::sync::oneshot;
 /// One statement of a request, with its parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statement {
-    /// The text; it may hold several statements, of which only the last may
-    /// have parameters.
+    /// The text; it may hold several statements, which share the parameters
+    /// (see `store::bind`).
     pub sql: String,
     /// What is bound.
     pub params: Params,
@@ -268,6 +268,9 @@ pub enum NodeEvent {
         route: Route,
         /// The frame.
         envelope: Envelope,
+        /// Its share of what may have come in on one connection without having
+        /// been taken; given back when the event is dropped.
+        room: Option<tokio::sync::OwnedSemaphorePermit>,
     },
     /// A record is durable.
     Persisted(PersistId),

@@ -5,10 +5,10 @@
 
 use crate::config::Secret;
 use crate::env::Env;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base_ha_core::ids::Seq;
 use base_ha_core::token::{Token, TokenTooLarge};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use std::fmt;
 use std::io::{self, Write as _};

@@ -40,7 +40,7 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const STALL_MAX: Duration = Duration::from_secs(30);
 
 /// An answer, or the error that becomes one.
-pub type Answer = Result<Response<Body>, ApiError>;
+pub(crate) type Answer = Result<Response<Body>, ApiError>;
 
 /// An answer's body.
 pub enum Body {

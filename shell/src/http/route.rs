@@ -184,9 +184,6 @@ pub(crate) async fn handle<E: Env>(
     let mut response = match dispatch(&conn, route, request).await {
         Ok(response) => response,
         Err(error) => {
-            if error.status == 504 {
-                app.stats.http.unknown.add(1);
-            }
             let mut response = respond::error(&error);
             if error.status == 405 {
                 response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(route.allow()));
@@ -195,6 +192,9 @@ pub(crate) async fn handle<E: Env>(
         }
     };
     conn.name_leader(&mut response);
+    if response.status() == StatusCode::GATEWAY_TIMEOUT {
+        app.stats.http.unknown.add(1);
+    }
     let took = app.env.now().mono.since(begun);
     app.stats.http.answered(route, response.status().as_u16(), took);
     conn.meter.end();

@@ -90,16 +90,11 @@ impl Session {
             _ => (seq, term),
         };
         let mut cache = conn.cache();
-        let fresh = match &cache.token {
-            Some(made)
-                if made.seq == seq && made.term == term && made.cluster == cluster && made.lineage == lineage =>
-            {
-                None
-            }
-            _ => TokenCache::make(conn, cluster, lineage, term, seq, status.stream),
+        let same = |made: &TokenCache| {
+            made.seq == seq && made.term == term && made.cluster == cluster && made.lineage == lineage
         };
-        if fresh.is_some() {
-            cache.token = fresh;
+        if !cache.token.as_ref().is_some_and(same) {
+            cache.token = TokenCache::make(conn, cluster, lineage, term, seq, status.stream);
         }
         if let Some(made) = &cache.token {
             headers.insert(TXSEQ, made.header.clone());

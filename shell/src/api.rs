@@ -21,8 +21,8 @@ use tokio::sync::oneshot;
 /// One statement of a request, with its parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statement {
-    /// The text; it may hold several statements, of which only the last may
-    /// have parameters.
+    /// The text; it may hold several statements, which share the parameters
+    /// (see `store::bind`).
     pub sql: String,
     /// What is bound.
     pub params: Params,
@@ -251,6 +251,25 @@ pub enum LogJob {
         membership: base_ha_core::member::Membership,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<bool, ApiError>>,
+    },
+    /// Time has passed: go on with what a full disk or a long trim left over.
+    /// Worth sending about once a second; any other job does the same.
+    Tick,
+    /// List forgotten entries (R7), oldest first.
+    Orphans {
+        /// Those with a number above this.
+        after: u64,
+        /// Stop after so many bytes, but give at least one.
+        bytes_max: usize,
+        /// Where they go.
+        reply: oneshot::Sender<Result<Vec<crate::log::Orphan>, ApiError>>,
+    },
+    /// Delete forgotten entries: they were journaled, or an operator has them.
+    ReleaseOrphans {
+        /// Up to this number.
+        through: u64,
+        /// Told when durable.
+        reply: oneshot::Sender<Result<(), ApiError>>,
     },
     /// Close.
     Close {

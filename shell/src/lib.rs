@@ -35,3 +35,4 @@ pub mod run;
 pub mod snapshot;
 pub mod sqljson;
 pub mod store;
+pub mod token;

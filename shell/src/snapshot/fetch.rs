@@ -49,7 +49,8 @@ pub struct Fetcher<E: Env> {
 }
 
 /// Why an install did not happen, or what that means.
-enum Failure {
+#[derive(Debug)]
+pub(super) enum Failure {
     /// `data.db` is as it was.
     Harmless(String),
     /// Store and log no longer agree in this process: only a start, which
@@ -98,7 +99,7 @@ impl<E: Env> Fetcher<E> {
     }
 
     /// Puts the received file in place.
-    async fn install(&self, order: &FetchOrder, header: Header, file: TempFile) -> Result<Input, Failure> {
+    pub(super) async fn install(&self, order: &FetchOrder, header: Header, file: TempFile) -> Result<Input, Failure> {
         let gone = |_| Failure::Harmless("this node is stopping".to_owned());
         order.pause.pause().await.map_err(|_| Failure::Harmless("this node is stopping".to_owned()))?;
 

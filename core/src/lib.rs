@@ -31,19 +31,28 @@
 //! | `entry`, `member`, `position` | a log entry, the membership, points in the log |
 //! | `message`, `io` | what nodes say to each other; what goes in and out of a node |
 //! | `changeset` | row changes as data |
+//! | `log`, `charter` | the log as far as it is in memory; a membership as an entry's payload |
+//! | `quorum`, `lease`, `pin`, `prng` | counting, lease arithmetic, order of candidates, random numbers |
+//! | `node` | the node itself; its header lists the files below it |
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
 pub mod changeset;
+pub mod charter;
 pub mod config;
 pub mod entry;
 pub mod hlc;
 pub mod ids;
 pub mod io;
+pub mod lease;
+pub mod log;
 pub mod member;
 pub mod message;
 pub mod node;
+pub mod pin;
 pub mod position;
+pub mod prng;
+pub mod quorum;
 pub mod time;

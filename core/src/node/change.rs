@@ -6,7 +6,7 @@
 
 use super::progress::{Feed, Writer};
 use super::{Gate, Node, Stance};
-use crate::charter;
+use crate::wire::encode_membership;
 use crate::entry::EntryKind;
 use crate::ids::{NodeId, Seq, Url};
 use crate::io::{AdminCommand, AdminOutcome, CallId, MemberRef, Outbox, Output};
@@ -148,7 +148,7 @@ impl Node {
             lineage: before.lineage,
             members,
         };
-        let payload = charter::encode(&membership);
+        let payload = encode_membership(&membership);
         self.append_own(now, vec![(EntryKind::Config, payload)], out);
         self.sync_progress(now);
     }

@@ -308,7 +308,7 @@ mod tests {
                         news += 1
                     }
                     // The mended file has the state in both slots.
-                    for lost in SLOTS {
+                    for lost in SLOTS.into_iter().filter(|_| cut % 64 < 2) {
                         let mut mended = fs::read(&copy).expect("read");
                         mended[lost as usize..lost as usize + SLOT_BYTES].fill(0xFF);
                         let other = dir.path().join("other");

@@ -140,6 +140,12 @@ impl<E: Env> LogWorker<E> {
         self.stats.clone()
     }
 
+    /// The log's own connection, to do to it what a disk would.
+    #[cfg(test)]
+    pub(super) fn connection(&self) -> Option<&rusqlite::Connection> {
+        self.entries.as_ref().map(Entries::connection)
+    }
+
     fn carry_out(&mut self, job: LogJob) {
         match job {
             LogJob::Persist { .. } => unreachable!("records are taken by `run`"),

@@ -222,7 +222,8 @@ impl<E: Env> LogWorker<E> {
             };
             match done {
                 Ok(count) => {
-                    let last = self.pending.drain(..count).last().expect("at least one record was carried out").0;
+                    let last = self.pending[count - 1].0;
+                    self.pending.drain(..count);
                     // Said before anything else is begun: whoever waits for
                     // this fsync must not wait for the next one.
                     (self.out)(NodeEvent::Persisted(last));

@@ -4,7 +4,6 @@ use super::*;
 use std::collections::BTreeMap;
 
 /// Wall time is what is measured here; nothing is decided by it.
-#[expect(clippy::disallowed_methods, reason = "a measurement")]
 fn stopwatch() -> impl Fn() -> Duration {
     let start = std::time::Instant::now();
     move || start.elapsed()

@@ -210,7 +210,7 @@ fn sync_base(log: &Log, model: &mut Model, skip: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
     #[test]
     fn any_sequence_of_operations_leaves_what_the_model_has(ops in prop::collection::vec(op(), 1..40)) {
         play(ops);

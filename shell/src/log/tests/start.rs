@@ -35,14 +35,14 @@ fn what_was_appended_is_there_again() {
     let conf = config(ends(&first), 2, &membership(1));
     let last = chain(conf.position(), 4, 5);
     log.append(None, &first);
-    log.append(None, &[&[conf.clone()], &last[..]].concat());
+    log.append(None, &[std::slice::from_ref(&conf), &last[..]].concat());
     let vote = (NodeId::new("base-1").expect("legal"), Incarnation(5));
     let hard = HardState { term: Term(4), voted_for: Some(vote), cluster: ClusterId(7), ..found.hard };
     log.store(hard.clone());
     log.close();
 
     let (mut log, found) = Log::start(&env, dir.path(), first[4].position());
-    let all = [&first[..], &[conf.clone()], &last[..]].concat();
+    let all = [&first[..], std::slice::from_ref(&conf), &last[..]].concat();
     assert_eq!(found.hard, HardState { high_water: ends(&last), ..hard });
     assert_eq!(found.log_base, Position::START);
     assert_eq!(found.tail, positions(&all));
@@ -195,8 +195,12 @@ fn a_damaged_log_is_set_aside_and_is_amnesia() {
     log.close();
     let store = all[19].position();
     type Harm = fn(&Path);
-    let harms: [(&str, Harm); 5] = [
+    let harms: [(&str, Harm); 6] = [
         ("gone", |p| fs::remove_file(p).expect("removed")),
+        ("gone but for a WAL", |p| {
+            fs::remove_file(p).expect("removed");
+            fs::write(p.with_file_name("log.db-wal"), "whatever").expect("written");
+        }),
         ("empty", |p| fs::write(p, "").expect("written")),
         ("not a database", |p| fs::write(p, vec![b'x'; 50_000]).expect("written")),
         ("cut", |p| fs::write(p, &fs::read(p).expect("read")[..30_000]).expect("written")),

@@ -252,6 +252,25 @@ pub enum LogJob {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<bool, ApiError>>,
     },
+    /// Time has passed: go on with what a full disk or a long trim left over.
+    /// Worth sending about once a second; any other job does the same.
+    Tick,
+    /// List forgotten entries (R7), oldest first.
+    Orphans {
+        /// Those with a number above this.
+        after: u64,
+        /// Stop after so many bytes, but give at least one.
+        bytes_max: usize,
+        /// Where they go.
+        reply: oneshot::Sender<Result<Vec<crate::log::Orphan>, ApiError>>,
+    },
+    /// Delete forgotten entries: they were journaled, or an operator has them.
+    ReleaseOrphans {
+        /// Up to this number.
+        through: u64,
+        /// Told when durable.
+        reply: oneshot::Sender<Result<(), ApiError>>,
+    },
     /// Close.
     Close {
         /// Told when closed.
@@ -268,6 +287,9 @@ pub enum NodeEvent {
         route: Route,
         /// The frame.
         envelope: Envelope,
+        /// Its share of what may have come in on one connection without having
+        /// been taken; given back when the event is dropped.
+        room: Option<tokio::sync::OwnedSemaphorePermit>,
     },
     /// A record is durable.
     Persisted(PersistId),

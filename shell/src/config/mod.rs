@@ -1,7 +1,15 @@
-//! Every setting, once: its name, its default, its check.
+//! A node's validated settings, as the rest of the shell reads them.
 //!
-//! Decides what a legal configuration is. Where it comes from is
-//! `cli`'s business.
+//! Decides their types and defaults in code. [`settings`] is the one table of
+//! names and texts, [`sources`] finds out what was set where, [`validate`]
+//! turns texts into a [`Config`] or says what is wrong with them.
+
+pub mod file;
+pub mod identity;
+pub mod settings;
+pub mod sources;
+pub mod units;
+pub mod validate;
 
 use crate::api::Ack;
 use base_ha_core::ids::{NodeId, Url};
@@ -32,8 +40,32 @@ pub struct Config {
     pub log_bytes_max: u64,
     /// How long log is kept for peers that lag.
     pub log_age_max: Duration,
-    /// `BASE_SUPERUSER_EMAIL` / `_PASSWORD`.
-    pub superuser: Option<(String, Secret)>,
+    /// `BASE_LOG_LEVEL` / `BASE_LOG_FORMAT`.
+    pub logging: Logging,
+}
+
+/// How the process speaks of itself, on standard error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logging {
+    /// A level, or `target=level,..` directives.
+    pub filter: String,
+    /// For people or for programs.
+    pub format: LogFormat,
+}
+
+/// For people or for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line of text an event.
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+impl Default for Logging {
+    fn default() -> Self {
+        Self { filter: "info".into(), format: LogFormat::Text }
+    }
 }
 
 /// What a node does with a write when it is not the writer.
@@ -127,7 +159,7 @@ impl Config {
             limits: Limits::default(),
             log_bytes_max: 1 << 30,
             log_age_max: Duration::from_secs(72 * 3600),
-            superuser: None,
+            logging: Logging::default(),
         }
     }
 }

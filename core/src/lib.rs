@@ -33,7 +33,7 @@
 //! | `changeset` | row changes as data |
 //! | `wire` | bytes: frames, log records, memberships, change-sets |
 //! | `token` | what a session has seen, as bytes |
-//! | `log`, `charter` | the log as far as it is in memory; a membership as an entry's payload |
+//! | `log` | the log as far as it is in memory |
 //! | `quorum`, `lease`, `pin`, `prng` | counting, lease arithmetic, order of candidates, random numbers |
 //! | `node` | the node itself; its header lists the files below it |
 #![no_std]
@@ -42,7 +42,6 @@
 extern crate alloc;
 
 pub mod changeset;
-pub mod charter;
 pub mod config;
 pub mod entry;
 pub mod hlc;

@@ -7,7 +7,7 @@
 
 use super::identity::Sender;
 use super::{Gate, Node, Stance};
-use crate::charter;
+use crate::wire::encode_membership;
 use crate::ids::{ClusterId, ConfigVersion, Lineage, Seq};
 use crate::io::{Event, Outbox, Output, Record};
 use crate::member::{Member, Membership, Role};
@@ -178,7 +178,7 @@ impl Node {
             lineage: Lineage(1),
             members: self.provisional.members.clone(),
         };
-        charter::encode(&membership)
+        encode_membership(&membership)
     }
 
     /// The founding entry is committed: this is the cluster, for good.

@@ -7,7 +7,7 @@
 use super::durable::Gate;
 use super::identity::Sender;
 use super::{Node, Promise, Stance};
-use crate::charter;
+use crate::wire::decode_membership;
 use crate::entry::{Entry, EntryKind};
 use crate::ids::{ContentHash, Incarnation, Seq, Term};
 use crate::io::{Event, FrameRefusal, Outbox, Output, Record, StepDownReason};
@@ -106,7 +106,7 @@ impl Node {
             let sound = entry.follows(&before)
                 && entry.stream == self.stream()
                 && entry.term <= self.hard.term
-                && (entry.kind != EntryKind::Config || charter::decode(&entry.payload).is_some());
+                && (entry.kind != EntryKind::Config || decode_membership(entry.payload.clone()).is_ok());
             if !sound {
                 return Err(FrameRefusal::Contradiction);
             }
@@ -196,7 +196,7 @@ impl Node {
     pub(super) fn append_to_view(&mut self, entry: Entry, out: &mut Outbox) {
         self.hlc.raise(entry.hlc);
         if entry.kind == EntryKind::Config {
-            if let Some(membership) = charter::decode(&entry.payload) {
+            if let Ok(membership) = decode_membership(entry.payload.clone()) {
                 out.push(Output::Event(Event::MembershipChanged {
                     version: membership.version,
                 }));

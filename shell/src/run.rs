@@ -65,15 +65,12 @@ const READERS: usize = 8;
 /// # Errors
 /// Why it could not start, or had to end. Nothing was acknowledged that is not
 /// on disk.
-pub async fn run<E: Env>(
-    env: E,
-    config: Config,
-    shutdown: impl Future<Output = ()> + Send,
-) -> Result<(), ApiError> {
+pub async fn run<E: Env>(env: E, config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), ApiError> {
     let config = Arc::new(config);
-    let mut listener = env.bind(&config.http).await.map_err(|e| {
-        ApiError::new(500, "cannot_listen", format!("cannot listen on {}: {e}", config.http))
-    })?;
+    let mut listener = env
+        .bind(&config.http)
+        .await
+        .map_err(|e| ApiError::new(500, "cannot_listen", format!("cannot listen on {}: {e}", config.http)))?;
     // From here on connections are answered.
     let (sender, inbox) = mpsc::unbounded_channel();
     let node = NodeHandle::new(sender);
@@ -161,18 +158,17 @@ impl<E: Env> Disk<E> {
     fn open(env: &E, config: &Config, node: &NodeHandle) -> Result<Self, ApiError> {
         let told = |node: &NodeHandle| {
             let node = node.clone();
-            // If the loop has ended, so does the process.
-            move |event: NodeEvent| drop(node.tell(event))
+            move |event: NodeEvent| {
+                // If the loop has ended, so does the process.
+                let _ = node.tell(event);
+            }
         };
         let dir = config.dir.as_path();
         // First the log: it takes the directory's lock.
         let mut log = log::open(env.clone(), dir, log::LogLimits::of(config), told(node))?;
         let tmp = prepare_tmp(dir)?;
-        let store = if config.core.witness {
-            None
-        } else {
-            Some(store::open(env.clone(), dir, &config.limits, told(node))?)
-        };
+        let store =
+            if config.core.witness { None } else { Some(store::open(env.clone(), dir, &config.limits, told(node))?) };
         let recovered = match &store {
             Some(store) => log.recovered(store.position, store.content, store.membership.clone())?,
             None => log.recovered(log.base(), ContentHash::default(), None)?,
@@ -183,11 +179,7 @@ impl<E: Env> Disk<E> {
 }
 
 fn unusable(dir: &Path, error: &std::io::Error) -> ApiError {
-    ApiError::new(
-        500,
-        "data_dir_unwritable",
-        format!("the data directory {} can't be used: {error}", dir.display()),
-    )
+    ApiError::new(500, "data_dir_unwritable", format!("the data directory {} can't be used: {error}", dir.display()))
 }
 
 /// The place for unfinished copies, emptied of what a crash left.
@@ -241,8 +233,7 @@ impl<E: Env> Running<E> {
             }
             None => None,
         };
-        let snapshots =
-            given.as_ref().map(|g| Server::new(env.clone(), g.data.clone(), stats.clone()));
+        let snapshots = given.as_ref().map(|g| Server::new(env.clone(), g.data.clone(), stats.clone()));
         let fetch = fetcher(&env, &config, &bus, &log, given.as_ref(), &node, tmp);
         let (nothing, no_data) = watch::channel(Position::START);
         let app = Arc::new(App {
@@ -264,8 +255,7 @@ impl<E: Env> Running<E> {
         env.entropy(&mut seed);
         let mut nonce = [0; 8];
         env.entropy(&mut nonce);
-        let boot =
-            Boot { config: config.core.clone(), seed, nonce: BootNonce(u64::from_le_bytes(nonce)), recovered };
+        let boot = Boot { config: config.core.clone(), seed, nonce: BootNonce(u64::from_le_bytes(nonce)), recovered };
         let store = given.as_ref().map(|g| g.worker.clone());
         let driver = Driver::new(Parts {
             env,

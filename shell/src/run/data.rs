@@ -39,13 +39,7 @@ pub(super) struct Data<E: Env> {
 }
 
 impl<E: Env> Data<E> {
-    pub(super) fn new(
-        env: E,
-        file: PathBuf,
-        tmp: PathBuf,
-        reads: Reads<E>,
-        view: watch::Receiver<Arc<View>>,
-    ) -> Self {
+    pub(super) fn new(env: E, file: PathBuf, tmp: PathBuf, reads: Reads<E>, view: watch::Receiver<Arc<View>>) -> Self {
         Self { env, file, tmp, reads, view }
     }
 

@@ -133,10 +133,10 @@ impl fmt::Display for ConfigError {
             Self::UrlNotASeat => "this node's own URL must be among the seats",
             Self::TooManySeats => "a cluster has at most 64 members",
             Self::StaticWriterUnknown => "the static writer must be one of the seats",
-            Self::WitnessCannotWrite => "a witness stores no data: it can neither be the static writer nor found a cluster alone",
-            Self::ModeNone => {
-                "quorum mode `none` needs merging, which this version does not have yet: use `majority`"
+            Self::WitnessCannotWrite => {
+                "a witness stores no data: it can neither be the static writer nor found a cluster alone"
             }
+            Self::ModeNone => "quorum mode `none` needs merging, which this version does not have yet: use `majority`",
         })
     }
 }

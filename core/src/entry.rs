@@ -55,16 +55,8 @@ impl Entry {
         kind: EntryKind,
         payload: Bytes,
     ) -> Self {
-        let mut entry = Self {
-            stream,
-            seq: prev.seq.next(),
-            term,
-            hlc,
-            kind,
-            prev_hash: prev.hash,
-            hash: Hash::ZERO,
-            payload,
-        };
+        let mut entry =
+            Self { stream, seq: prev.seq.next(), term, hlc, kind, prev_hash: prev.hash, hash: Hash::ZERO, payload };
         entry.hash = entry.compute_hash();
         entry
     }
@@ -87,11 +79,7 @@ impl Entry {
 
     /// The point of the log that this entry is.
     pub fn position(&self) -> Position {
-        Position {
-            seq: self.seq,
-            term: self.term,
-            hash: self.hash,
-        }
+        Position { seq: self.seq, term: self.term, hash: self.hash }
     }
 
     /// Whether this entry follows `prev` and its hash is its own.

@@ -47,10 +47,7 @@ pub struct HybridClock {
 impl HybridClock {
     /// Starts at `floor`, the highest stamp known from disk.
     pub fn new(floor: Hlc, skew_max: Duration) -> Self {
-        Self {
-            last: floor,
-            skew_max,
-        }
+        Self { last: floor, skew_max }
     }
 
     /// The next stamp: above every stamp given or seen so far.

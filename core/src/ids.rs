@@ -50,9 +50,7 @@ impl NodeId {
     /// (CONTRACTS 1).
     pub fn ordinal(&self) -> i64 {
         match self.0.rsplit_once('-') {
-            Some((_, digits))
-                if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) =>
-            {
+            Some((_, digits)) if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) => {
                 digits.parse().unwrap_or(-1)
             }
             _ => -1,
@@ -76,10 +74,7 @@ impl fmt::Display for BadNodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Length(n) => write!(f, "a node id has 1-64 bytes, this has {n}"),
-            Self::Byte(b) => write!(
-                f,
-                "a node id is made of [A-Za-z0-9._-], not of byte 0x{b:02x}"
-            ),
+            Self::Byte(b) => write!(f, "a node id is made of [A-Za-z0-9._-], not of byte 0x{b:02x}"),
         }
     }
 }

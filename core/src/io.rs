@@ -5,9 +5,7 @@
 use crate::config::Config;
 use crate::entry::Entry;
 use crate::hlc::Hlc;
-use crate::ids::{
-    BootNonce, ClusterId, ConfigVersion, ContentHash, Incarnation, NodeId, Seq, StreamId, Term, Url,
-};
+use crate::ids::{BootNonce, ClusterId, ConfigVersion, ContentHash, Incarnation, NodeId, Seq, StreamId, Term, Url};
 use crate::member::{Membership, Role};
 use crate::message::Envelope;
 use crate::position::Position;
@@ -693,10 +691,7 @@ pub struct Boot {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotWriter {
-                writer: Some((id, url)),
-                term,
-            } => {
+            Self::NotWriter { writer: Some((id, url)), term } => {
                 write!(f, "the writer of term {term} is {id} at {url}")
             }
             Self::NotWriter { writer: None, term } => {
@@ -704,12 +699,8 @@ impl fmt::Display for Refusal {
             }
             Self::NotReady => f.write_str("this node was just elected and is not ready yet"),
             Self::HandingOver => f.write_str("the pin is being handed over"),
-            Self::LeaseExpired => {
-                f.write_str("a majority has not been heard from within the lease")
-            }
-            Self::Unborn => f.write_str(
-                "there is no cluster yet: a majority of the seats has not been heard from",
-            ),
+            Self::LeaseExpired => f.write_str("a majority has not been heard from within the lease"),
+            Self::Unborn => f.write_str("there is no cluster yet: a majority of the seats has not been heard from"),
             Self::Unfit => f.write_str("this node may not serve: see its health"),
             Self::Stopping => f.write_str("this node is stopping"),
         }
@@ -720,9 +711,7 @@ impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DuplicateId => f.write_str("another live process has this node's id"),
-            Self::Quarantined => {
-                f.write_str("its data differs from the majority's; it is being re-seeded")
-            }
+            Self::Quarantined => f.write_str("its data differs from the majority's; it is being re-seeded"),
             Self::ApplyHalted { at } => write!(f, "entry {at} could not be applied"),
             Self::DiskFull => f.write_str("its disk is full"),
             Self::OtherCluster { cluster } => {

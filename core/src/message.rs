@@ -4,9 +4,7 @@
 //! acts on them is [`crate::node`]'s.
 
 use crate::entry::Entry;
-use crate::ids::{
-    BootNonce, ClusterId, ConfigVersion, ContentHash, Hash, Incarnation, NodeId, Seq, Term, Url,
-};
+use crate::ids::{BootNonce, ClusterId, ConfigVersion, ContentHash, Hash, Incarnation, NodeId, Seq, Term, Url};
 use crate::member::Membership;
 use crate::position::Position;
 use crate::time::MonoTime;

@@ -20,11 +20,7 @@ pub struct Position {
 
 impl Position {
     /// Before the first entry.
-    pub const START: Self = Self {
-        seq: Seq(0),
-        term: Term(0),
-        hash: Hash::ZERO,
-    };
+    pub const START: Self = Self { seq: Seq(0), term: Term(0), hash: Hash::ZERO };
 
     /// Whether a log that ends here is at least as complete as one that ends
     /// at `other`: the vote rule of Raft 5.4.1.
@@ -39,7 +35,5 @@ pub type Positions = BTreeMap<StreamId, Seq>;
 
 /// Whether everything in `wanted` is in `held`.
 pub fn covers(held: &Positions, wanted: &Positions) -> bool {
-    wanted
-        .iter()
-        .all(|(stream, seq)| held.get(stream).copied().unwrap_or_default() >= *seq)
+    wanted.iter().all(|(stream, seq)| held.get(stream).copied().unwrap_or_default() >= *seq)
 }

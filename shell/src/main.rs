@@ -1,1 +1,3 @@
+//! The node binary: see [`base_ha::cli`].
+
 fn main() {}

@@ -1,0 +1,71 @@
+//! Log lines and counters for what the core reports.
+//!
+//! Decides how loud each is: changes of pin and membership are INFO, what an
+//! operator must look at is WARN or ERROR, the rest DEBUG.
+
+use crate::metrics::PeerStats;
+use base_ha_core::ids::NodeId;
+use base_ha_core::io::Event;
+use base_ha_core::time::Now;
+
+/// Logs and counts one event.
+pub fn report(node: &NodeId, now: Now, event: &Event, stats: &PeerStats) {
+    let at = now.mono;
+    match event {
+        Event::Joined { cluster } => tracing::info!(%node, ?at, %cluster, "in a cluster"),
+        Event::BecameFollower { term } => tracing::info!(%node, ?at, term = term.0, "follower"),
+        Event::BecamePreCandidate { term } => tracing::debug!(%node, ?at, term = term.0, "asks for an election"),
+        Event::BecameCandidate { term } => {
+            tracing::info!(%node, ?at, term = term.0, "campaigns");
+        }
+        Event::BecameWriter { term } => {
+            stats.elections_won.add(1);
+            tracing::info!(%node, ?at, term = term.0, "elected writer");
+        }
+        Event::SteppedDown { term, reason } => {
+            stats.stepped_down.add(1);
+            tracing::info!(%node, ?at, term = term.0, ?reason, "stepped down");
+        }
+        Event::TransferStarted { to } => {
+            tracing::info!(%node, ?at, %to, "hands the pin over");
+        }
+        Event::TransferFailed { to } => {
+            tracing::warn!(%node, ?at, %to, "the pin was not taken over");
+        }
+        Event::MembershipChanged { version } => {
+            tracing::info!(%node, ?at, version = version.0, "membership changed");
+        }
+        Event::LogTruncated { keep, dropped } => {
+            tracing::warn!(%node, ?at, keep = keep.0, dropped, "uncommitted entries went to the orphan file");
+        }
+        Event::FrameRefused { from, reason } => {
+            stats.frames_refused.add(1);
+            tracing::debug!(%node, ?at, %from, ?reason, "frame refused");
+        }
+        Event::DuplicateId { id } => {
+            tracing::error!(%node, ?at, %id, "two live processes have this node id: give each node its own BASE_NODE_ID");
+        }
+        Event::Amnesia { incarnation } => {
+            tracing::error!(%node, ?at, %incarnation, "this disk forgot what it had acknowledged: it joins anew, as a learner");
+        }
+        Event::Diverged { node: whose, at: seq } => {
+            stats.divergences.add(1);
+            tracing::error!(%node, ?at, %whose, seq = seq.0, "content differs from the majority's");
+        }
+        Event::DivergedWithoutMajority { at: seq } => {
+            stats.divergences.add(1);
+            tracing::error!(%node, ?at, seq = seq.0, "contents differ and no majority says which is right: nothing is re-seeded");
+        }
+        Event::PeerUp { id, up: true } => tracing::info!(%node, ?at, peer = %id, "peer is up"),
+        Event::PeerUp { id, up: false } => {
+            tracing::warn!(%node, ?at, peer = %id, "peer is silent");
+        }
+        Event::ClockSkew { id, ms } => tracing::warn!(%node, ?at, peer = %id, ms, "a peer's wall clock is far off"),
+        Event::SnapshotNeeded { id } => {
+            tracing::info!(%node, ?at, peer = %id, "a peer lags beyond the log: it gets a snapshot");
+        }
+        Event::SeatsDiffer { id } => {
+            tracing::error!(%node, ?at, peer = %id, "this peer was given another list of peers: no cluster is founded");
+        }
+    }
+}

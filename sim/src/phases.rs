@@ -191,6 +191,7 @@ fn behind(cluster: &Cluster) -> Option<String> {
         }
         let data = &other.disk.data;
         if member.role != Role::Witness
+            && !other.config.witness
             && (data.applied, data.content) != (writer.disk.data.applied, writer.disk.data.content)
         {
             return Some(format!("{id} has applied {}", data.applied.seq));

@@ -39,7 +39,8 @@ pub(super) struct Progress {
     pub(super) next: Seq,
     /// Durable there, and the same as here.
     pub(super) matched: Seq,
-    /// The newest send time that raised or confirmed `matched`.
+    /// When `matched` was last raised: what was sent later was received by a
+    /// follower that had all of it.
     pub(super) matched_at: MonoTime,
     /// The newest own send time that it answered (R1's s for this node).
     pub(super) acked: Option<MonoTime>,
@@ -103,9 +104,11 @@ impl Progress {
     }
 
     /// It has everything up to `matched`.
-    pub(super) fn matched(&mut self, matched: Seq, echo: MonoTime) {
-        self.matched = self.matched.max(matched);
-        self.matched_at = self.matched_at.max(echo);
+    pub(super) fn matched(&mut self, matched: Seq, now: MonoTime) {
+        if matched > self.matched {
+            self.matched = matched;
+            self.matched_at = now;
+        }
         self.next = self.next.max(self.matched.next());
         while self.flights.front().is_some_and(|f| f.last <= self.matched) {
             if let Some(flight) = self.flights.pop_front() {

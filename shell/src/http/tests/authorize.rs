@@ -46,7 +46,8 @@ const WITHOUT_TOKEN: usize = 5;
 #[tokio::test]
 async fn authz_matrix() {
     let (closed, open) = (alone(with_token).await, alone(|_| ()).await);
-    let shown: [(&str, &[(&str, &str)], bool); 11] = [
+    type Shown = &'static [(&'static str, &'static str)];
+    let shown: [(&str, Shown, bool); 11] = [
         ("nothing", &[], false),
         ("an empty token", &[("authorization", "")], false),
         ("an empty bearer", &[("authorization", "Bearer ")], false),

@@ -220,7 +220,11 @@ fn store(
             let _ = reply.send(result);
         }
     });
-    WorkerHandle::new(move |job| send.send(job).map_err(|error| error.0))
+    // A store never ends before its node does.
+    WorkerHandle::new(move |job| {
+        assert!(send.send(job).is_ok());
+        Ok(())
+    })
 }
 
 fn node_loop(

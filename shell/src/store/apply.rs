@@ -241,9 +241,11 @@ impl Engine {
             Change::Delete { .. } => (Kind::Delete, 0),
             Change::Update { old_rowid, new_rowid, new, .. } => {
                 let moved = u128::from(old_rowid != new_rowid);
-                let mask = new.iter().take(127).enumerate().fold(moved, |mask, (n, v)| {
-                    mask | u128::from(v.is_some()) << (n + 1)
-                });
+                let mask = new
+                    .iter()
+                    .take(127)
+                    .enumerate()
+                    .fold(moved, |mask, (n, v)| mask | u128::from(v.is_some()) << (n + 1));
                 if mask == 0 && new.iter().all(Option::is_none) {
                     return Ok(()); // every value stayed what it was
                 }

@@ -7,11 +7,11 @@
 use super::bind::{Binder, Places};
 use super::capture::{Rows, Stop};
 use super::guard::{Caller, Ddl, Info};
+use super::hash;
 use super::open::Engine;
 use super::problem;
 use super::schema::Table;
 use super::sys::{Failure, Stmt};
-use super::hash;
 use crate::api::{Statement, WriteRequest};
 use crate::error::ApiError;
 use crate::sqljson::ResultWriter;
@@ -153,9 +153,8 @@ impl Engine {
                 (Err(Trouble::Other(gone)), false)
             }
             Err(trouble) => {
-                let alive = self.conn.in_transaction()
-                    && self.own.rollback_to.run().is_ok()
-                    && self.own.release.run().is_ok();
+                let alive =
+                    self.conn.in_transaction() && self.own.rollback_to.run().is_ok() && self.own.release.run().is_ok();
                 (Err(trouble), alive)
             }
         };
@@ -379,12 +378,9 @@ impl Engine {
         self.epoch += 1;
         let sql = match kind {
             Ddl::CreateTable(name) => self.stored_sql(name)?,
-            Ddl::CreateVirtual
-            | Ddl::DropVirtual
-            | Ddl::AlterTable(_)
-            | Ddl::Analyze
-            | Ddl::Reindex
-            | Ddl::Other => stmt.text().to_owned(),
+            Ddl::CreateVirtual | Ddl::DropVirtual | Ddl::AlterTable(_) | Ddl::Analyze | Ddl::Reindex | Ddl::Other => {
+                stmt.text().to_owned()
+            }
         };
         self.ctx.capture.borrow_mut().set.push_ddl(&sql, self.epoch);
         let created = self.reload_schema()?;
@@ -401,9 +397,9 @@ impl Engine {
     /// The text under which SQLite keeps a table: of CREATE TABLE .. AS SELECT
     /// the columns, without the SELECT and its parameters.
     fn stored_sql(&mut self, name: &str) -> Result<String, Trouble> {
-        let mut find = self.conn.prepare_one(
-            "SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE",
-        )?;
+        let mut find = self
+            .conn
+            .prepare_one("SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?1 COLLATE NOCASE")?;
         find.bind(1, ValueRef::Text(name.as_bytes()))?;
         find.step()?;
         match find.column(0) {
@@ -547,4 +543,3 @@ pub(super) fn is_corrupt(failure: &Failure) -> bool {
 pub(super) fn is_full(failure: &Failure) -> bool {
     failure.primary() == ffi::SQLITE_FULL
 }
-

@@ -155,9 +155,7 @@ fn refusal(caller: Caller, info: &mut Info, action: Action<'_>) -> Option<String
         | ffi::SQLITE_DROP_TEMP_INDEX
         | ffi::SQLITE_DROP_TEMP_TABLE
         | ffi::SQLITE_DROP_TEMP_TRIGGER
-        | ffi::SQLITE_DROP_TEMP_VIEW => {
-            Some("temporary objects are not allowed: requests share one connection".into())
-        }
+        | ffi::SQLITE_DROP_TEMP_VIEW => Some("temporary objects are not allowed: requests share one connection".into()),
         ffi::SQLITE_CREATE_TABLE => schema(info, Ddl::CreateTable(first.to_owned()), database, first, ""),
         ffi::SQLITE_CREATE_VTABLE => schema(info, Ddl::CreateVirtual, database, first, ""),
         ffi::SQLITE_DROP_VTABLE => schema(info, Ddl::DropVirtual, database, first, ""),

@@ -121,11 +121,7 @@ pub(super) fn read_state(conn: &Connection) -> rusqlite::Result<State> {
     statement.query_row([], |row| {
         let number = |n| row.get::<_, i64>(n).map(|v| v as u64);
         Ok(State {
-            position: Position {
-                seq: Seq(number(0)?),
-                term: Term(number(1)?),
-                hash: Hash(row.get::<_, [u8; 32]>(2)?),
-            },
+            position: Position { seq: Seq(number(0)?), term: Term(number(1)?), hash: Hash(row.get::<_, [u8; 32]>(2)?) },
             content: ContentHash(u128::from_be_bytes(row.get(3)?)),
             hlc: Hlc(number(4)?),
             epoch: number(5)?,
@@ -170,9 +166,8 @@ pub(super) fn check_format(conn: &Connection) -> Result<bool, ApiError> {
             "data.db is a SQLite database, but not one of this server: import it through SQL instead of placing it here",
         ));
     }
-    let format: i64 = conn
-        .query_row("SELECT value FROM main._ha_meta WHERE key = 'format'", [], |row| row.get(0))
-        .map_err(failed)?;
+    let format: i64 =
+        conn.query_row("SELECT value FROM main._ha_meta WHERE key = 'format'", [], |row| row.get(0)).map_err(failed)?;
     if format > FORMAT {
         return Err(ApiError::new(
             500,

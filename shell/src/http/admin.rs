@@ -41,7 +41,7 @@ struct Order {
 
 pub(crate) async fn answer<E: Env>(conn: &Conn<E>, route: Route, request: Request<Incoming>) -> Answer {
     let (head, body) = request.into_parts();
-    let body = body::collect(&head.headers, body, ORDER_BYTES_MAX).await?;
+    let body = body::collect(&conn.meter, &head.headers, body, ORDER_BYTES_MAX).await?;
     let hop = forward::check(conn, &head, &body)?;
     let command = command(route, head.uri.path(), &body)?;
     let id = hop.map_or_else(|| write::mint(conn), |hop| hop.id);

@@ -186,9 +186,11 @@ impl Node {
                 .max(self.commit);
             self.log.position(seq).unwrap_or(last)
         };
+        // Said once all of the log is durable: a lower end would contradict an
+        // acknowledgement that waits for the same disk, and look like amnesia.
         Ok(Some(AppendResult::Mismatch {
             hint,
-            last: self.durable,
+            last: last.seq,
         }))
     }
 

@@ -32,7 +32,7 @@ pub(crate) async fn answer<E: Env>(conn: &Conn<E>, request: Request<Incoming>) -
     let app = &conn.app;
     let (head, body) = request.into_parts();
     let options = Options::read(head.uri.query(), &head.headers, &app.config)?;
-    let body = body::collect(&head.headers, body, app.config.limits.body_bytes_max).await?;
+    let body = body::collect(&conn.meter, &head.headers, body, app.config.limits.body_bytes_max).await?;
     let hop = forward::check(conn, &head, &body)?;
     let view = app.view.borrow().clone();
     let session = Session::read(conn, &head.headers, &view)?;

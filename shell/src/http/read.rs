@@ -105,7 +105,7 @@ pub(crate) async fn elsewhere<E: Env>(conn: &Conn<E>, query: &mut Query, why: Ap
             // The writer itself can't: there is no better place.
             Place::Here(_) => return Err(why),
             Place::There(url, term) => {
-                if let Some(response) = pass(conn, &query, &url, term).await? {
+                if let Some(response) = pass(conn, query, &url, term).await? {
                     return Ok(response);
                 }
             }

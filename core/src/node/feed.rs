@@ -11,7 +11,7 @@ use crate::ids::{Incarnation, NodeId, Seq, Url};
 use crate::io::{Event, LoadId, Outbox, Output};
 use crate::log::weight;
 use crate::member::Role;
-use crate::message::{Append, Message};
+use crate::message::{Append, Message, Refused};
 use crate::position::Position;
 use crate::time::Now;
 use alloc::collections::BTreeMap;
@@ -47,6 +47,12 @@ impl Node {
         let last = self.log.last();
         let mut sent = false;
         if progress.amnesiac {
+            // Told until it comes back as somebody else: word may be lost.
+            if core::mem::take(&mut progress.due) {
+                let acknowledged = progress.matched;
+                let refused = Message::Refused(Refused::Amnesia { acknowledged });
+                self.tell(id, Gate::HardState, refused, out);
+            }
             return;
         }
         self.urge_snapshot(now, id, progress, out);
@@ -71,7 +77,7 @@ impl Node {
                 }
                 break;
             };
-            self.ship(now, id, progress, prev, entries, renews, out);
+            self.ship(now, id, progress, (prev, entries), renews, out);
             sent = true;
         }
         // While probing only what it surely has is worth telling it about.
@@ -88,8 +94,7 @@ impl Node {
                 now,
                 id,
                 progress,
-                known.unwrap_or(last),
-                Vec::new(),
+                (known.unwrap_or(last), Vec::new()),
                 renews,
                 out,
             );
@@ -102,8 +107,7 @@ impl Node {
         now: Now,
         id: &NodeId,
         progress: &mut Progress,
-        prev: Position,
-        entries: Vec<Entry>,
+        (prev, entries): (Position, Vec<Entry>),
         renews: bool,
         out: &mut Outbox,
     ) {
@@ -170,7 +174,7 @@ impl Node {
                     };
                     out.push(Output::Event(Event::SnapshotNeeded { id: id.clone() }));
                 } else {
-                    self.ship(now, &id, &mut progress, prev, entries, renews, out);
+                    self.ship(now, &id, &mut progress, (prev, entries), renews, out);
                 }
             }
         }
@@ -266,20 +270,20 @@ impl Node {
         } else {
             common.next()
         };
-        if let Stance::Writer(writer) = &mut self.stance {
-            if let Some(progress) = writer.progress.get_mut(id) {
-                let next = next.max(progress.matched.next());
-                if matches!(progress.feed, Feed::Snapshot { .. })
-                    && Seq(next.0 - 1) < self.log.base().seq
-                {
-                    return;
-                }
-                if progress.load.is_some() && progress.next == next {
-                    return;
-                }
-                progress.load = None;
-                progress.probe(next);
+        if let Stance::Writer(writer) = &mut self.stance
+            && let Some(progress) = writer.progress.get_mut(id)
+        {
+            let next = next.max(progress.matched.next());
+            if matches!(progress.feed, Feed::Snapshot { .. })
+                && Seq(next.0 - 1) < self.log.base().seq
+            {
+                return;
             }
+            if progress.load.is_some() && progress.next == next {
+                return;
+            }
+            progress.load = None;
+            progress.probe(next);
         }
     }
 

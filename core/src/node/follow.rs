@@ -186,22 +186,24 @@ impl Node {
                 .max(self.commit);
             self.log.position(seq).unwrap_or(last)
         };
+        // Said once all of the log is durable: a lower end would contradict an
+        // acknowledgement that waits for the same disk, and look like amnesia.
         Ok(Some(AppendResult::Mismatch {
             hint,
-            last: self.durable,
+            last: last.seq,
         }))
     }
 
     /// Adds an entry to the view; its record is already ordered.
     pub(super) fn append_to_view(&mut self, entry: Entry, out: &mut Outbox) {
         self.hlc.raise(entry.hlc);
-        if entry.kind == EntryKind::Config {
-            if let Ok(membership) = decode_membership(entry.payload.clone()) {
-                out.push(Output::Event(Event::MembershipChanged {
-                    version: membership.version,
-                }));
-                self.memberships.push((entry.seq, membership));
-            }
+        if entry.kind == EntryKind::Config
+            && let Ok(membership) = decode_membership(entry.payload.clone())
+        {
+            out.push(Output::Event(Event::MembershipChanged {
+                version: membership.version,
+            }));
+            self.memberships.push((entry.seq, membership));
         }
         if entry.seq == self.applied.seq && entry.position() != self.applied {
             // After amnesia: the data holds something that the cluster never

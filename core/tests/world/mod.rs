@@ -1,7 +1,12 @@
 //! A small world for scripted stories: nodes, an in-memory network and disks,
 //! one virtual clock. Every step is checked against the promises that must
 //! hold always: one writer a term, one permit at a time, one history.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test file uses its part"
+)]
 
 use base_ha_core::wire::decode_membership;
 use base_ha_core::config::Config;
@@ -13,12 +18,15 @@ use base_ha_core::member::Membership;
 use base_ha_core::message::{Envelope, Message};
 use base_ha_core::node::Node;
 use base_ha_core::position::Position;
+use base_ha_core::prng::Prng;
 use base_ha_core::time::{MonoTime, Now, WallTime};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub const MS: u64 = 1_000_000;
+/// Frames reach whatever process runs when they arrive.
+const ANY_LIFE: u64 = u64::MAX;
 
 /// What survives a crash.
 #[derive(Clone, Default)]
@@ -50,6 +58,8 @@ pub struct Host {
     /// Adds to the content's hash: a silent difference in the data.
     pub rot: u128,
     pub wake_at: u64,
+    /// The clock's rate error, in parts per million.
+    pub ppm: i64,
 }
 
 enum What {
@@ -75,6 +85,12 @@ pub struct World {
     pub nonces: u64,
     pub conns: Vec<(usize, usize)>,
     pub drop: Option<fn(&Envelope) -> bool>,
+    /// Loses, delays, repeats and reorders frames at random.
+    pub chaos: Option<Prng>,
+    /// Proposals by name, and where their entries went.
+    pub open: Vec<(usize, u64, ProposalId, Seq)>,
+    pub acked: Vec<String>,
+    pub steps: u64,
 }
 
 pub fn id(n: usize) -> NodeId {
@@ -83,6 +99,25 @@ pub fn id(n: usize) -> NodeId {
 
 pub fn url(n: usize) -> Url {
     Url::new(&format!("http://n{n}"))
+}
+
+impl Image {
+    fn take(&mut self, record: Record) {
+        match record {
+            Record::HardState(hard) => self.hard = hard,
+            Record::Append { keep, entries } => {
+                if let Some(keep) = keep {
+                    assert!(keep >= self.applied.seq, "an applied entry was dropped");
+                    self.log.retain(|e| e.seq <= keep);
+                }
+                for entry in entries {
+                    let last = self.log.last().map_or(self.base, Entry::position);
+                    assert!(entry.follows(&last), "the log on disk would have a gap");
+                    self.log.push(entry);
+                }
+            }
+        }
+    }
 }
 
 impl World {
@@ -101,6 +136,10 @@ impl World {
             nonces: 0,
             conns: vec![],
             drop: None,
+            chaos: None,
+            open: vec![],
+            acked: vec![],
+            steps: 0,
         };
         for n in 0..seats {
             world.add(Config::new(id(n), url(n), (0..seats).map(url).collect()));
@@ -136,16 +175,26 @@ impl World {
             wall_offset: 0,
             rot: 0,
             wake_at: u64::MAX,
+            ppm: 0,
         });
         self.hosts.len() - 1
     }
 
     fn clock(&self, n: usize) -> Now {
-        // Each host's clock starts somewhere else.
+        // Each host's clock starts somewhere else and runs at its own rate.
+        let ran = self.now as i128;
+        let shown = ran + ran * i128::from(self.hosts[n].ppm) / 1_000_000;
         Now {
-            mono: MonoTime(self.now + 7_919 * MS * n as u64),
+            mono: MonoTime(shown as u64 + 7_919 * MS * n as u64),
             wall: WallTime((self.now / MS).saturating_add_signed(self.hosts[n].wall_offset)),
         }
+    }
+
+    /// The true time at which a host's clock shows `at`, or just after.
+    fn true_time(&self, n: usize, at: MonoTime) -> u64 {
+        let shown = at.0.saturating_sub(7_919 * MS * n as u64) as i128;
+        let ran = shown * 1_000_000 / (1_000_000 + i128::from(self.hosts[n].ppm));
+        ran as u64 + 2
     }
 
     pub fn start(&mut self, n: usize) {
@@ -156,6 +205,7 @@ impl World {
         assert!(host.node.is_none(), "host {n} runs already");
         host.life += 1;
         host.disk_free_at = self.now;
+        host.wake_at = u64::MAX;
         host.apply_free_at = self.now;
         host.pin = Pin::default();
         let image = &host.disk;
@@ -198,7 +248,29 @@ impl World {
         self.schedule_wake(n);
     }
 
+    /// Loses everything that is not on disk. What was being written may have
+    /// arrived there, in order, without anybody having been told.
     pub fn crash(&mut self, n: usize) {
+        if let Some(chaos) = &mut self.chaos {
+            let life = self.hosts[n].life;
+            let mut arrive = chaos.next_u64() % 3;
+            let keys: Vec<_> = self
+                .queue
+                .iter()
+                .filter(|(_, v)| v.0 == n && v.1 == life)
+                .map(|(k, _)| *k)
+                .collect();
+            for key in keys {
+                if arrive > 0 && matches!(self.queue[&key].2, What::Persisted(..)) {
+                    arrive -= 1;
+                    if let Some((_, _, What::Persisted(_, record))) = self.queue.remove(&key)
+                        && !self.hosts[n].disk_stalled
+                    {
+                        self.hosts[n].disk.take(record);
+                    }
+                }
+            }
+        }
         let host = &mut self.hosts[n];
         host.node = None;
         host.life += 1;
@@ -268,7 +340,8 @@ impl World {
             panic!("nothing left to happen");
         };
         self.now = self.now.max(at);
-        if self.hosts[n].life != life || self.hosts[n].node.is_none() {
+        let current = life == ANY_LIFE || self.hosts[n].life == life;
+        if !current || self.hosts[n].node.is_none() {
             return;
         }
         match what {
@@ -302,21 +375,7 @@ impl World {
     }
 
     fn persisted(&mut self, n: usize, id: PersistId, record: Record) {
-        let image = &mut self.hosts[n].disk;
-        match record {
-            Record::HardState(hard) => image.hard = hard,
-            Record::Append { keep, entries } => {
-                if let Some(keep) = keep {
-                    assert!(keep >= image.applied.seq, "an applied entry was dropped");
-                    image.log.retain(|e| e.seq <= keep);
-                }
-                for entry in entries {
-                    let last = image.log.last().map_or(image.base, Entry::position);
-                    assert!(entry.follows(&last), "the log on disk would have a gap");
-                    image.log.push(entry);
-                }
-            }
-        }
+        self.hosts[n].disk.take(record);
         self.step(n, Input::Persisted { id });
     }
 
@@ -431,19 +490,21 @@ impl World {
             return;
         };
         node.step(now, input, &mut out);
-        node.check_deep();
+        self.steps += 1;
+        if self.chaos.is_none() || self.steps.is_multiple_of(64) {
+            node.check_deep();
+        }
         self.carry_out(n, out);
         self.schedule_wake(n);
         self.check_promises();
     }
 
     fn schedule_wake(&mut self, n: usize) {
-        let offset = 7_919 * MS * n as u64;
-        let host = &mut self.hosts[n];
-        let Some((at, _)) = host.node.as_ref().and_then(Node::deadline) else {
+        let Some((at, _)) = self.hosts[n].node.as_ref().and_then(Node::deadline) else {
             return;
         };
-        let at = at.0.saturating_sub(offset).max(self.now + 1);
+        let at = self.true_time(n, at).max(self.now + 1);
+        let host = &mut self.hosts[n];
         if at < host.wake_at || host.wake_at <= self.now {
             host.wake_at = at;
             let life = host.life;
@@ -491,6 +552,22 @@ impl World {
                     self.hosts[n].events.push((self.now, event));
                 }
                 Output::Pin(pin) => self.hosts[n].pin = pin,
+                Output::Proposed { id, last, .. } => {
+                    let life = self.hosts[n].life;
+                    self.open.push((n, life, id, last.seq));
+                }
+                Output::ProposalUnknown { id } => self.open.retain(|o| o.2 != id),
+                Output::Progress { committed, .. } => {
+                    let life = self.hosts[n].life;
+                    let acked = &mut self.acked;
+                    self.open.retain(|(m, l, id, last)| {
+                        let done = *m == n && *l == life && *last <= committed;
+                        if done {
+                            acked.push(format!("row {id}"));
+                        }
+                        !done
+                    });
+                }
                 _ => {}
             }
         }
@@ -528,8 +605,29 @@ impl World {
                 route,
                 envelope: envelope.clone(),
             };
-            let life = self.hosts[m].life;
-            self.push(self.now + self.latency, m, life, What::Input(input));
+            let Some(chaos) = &mut self.chaos else {
+                self.push(self.now + self.latency, m, ANY_LIFE, What::Input(input));
+                continue;
+            };
+            // Lost, or once or twice, soon or very late.
+            let copies = match chaos.next_u64() % 100 {
+                0..5 => 0,
+                5..10 => 2,
+                _ => 1,
+            };
+            let mut due = vec![];
+            for _ in 0..copies {
+                let late = match chaos.next_u64() % 200 {
+                    0 => chaos.jitter(Duration::from_secs(20)),
+                    1..20 => chaos.jitter(Duration::from_millis(300)),
+                    _ => chaos.jitter(Duration::from_millis(10)),
+                };
+                let at = self.now + MS / 10 + late.as_nanos() as u64;
+                due.push(at);
+            }
+            for at in due {
+                self.push(at, m, ANY_LIFE, What::Input(input.clone()));
+            }
         }
     }
 
@@ -609,12 +707,20 @@ impl World {
     /// Drops the first entries of a host's log, as the shell's retention does.
     pub fn trim(&mut self, n: usize, through: Seq) {
         let image = &mut self.hosts[n].disk;
-        let base = image
+        let held = image
             .log
             .iter()
             .find(|e| e.seq == through)
-            .unwrap()
-            .position();
+            .map(Entry::position);
+        let (base, first) = (image.base.seq, image.log.first().map(|e| e.seq));
+        let last = image.log.last().map(|e| e.seq);
+        let base = held.unwrap_or_else(|| {
+            panic!(
+                "{through} is not in {base} {first:?}..{last:?} of {n}:\n{}",
+                self.describe()
+            )
+        });
+        let image = &mut self.hosts[n].disk;
         image.log.retain(|e| e.seq > through);
         image.base = base;
         self.step(

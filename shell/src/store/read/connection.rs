@@ -18,7 +18,7 @@ use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::{Batch, Connection, InterruptHandle, OpenFlags, Statement, StatementStatus};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// SQLite's machine reports after so many steps.
@@ -108,7 +108,8 @@ impl From<ApiError> for Stop {
 }
 
 /// What the progress handler goes by. Atomics because the connection moves
-/// between threads; only the one that has it touches them.
+/// between threads; only the one that has it touches them, but for
+/// `abandoned`.
 #[derive(Default)]
 struct Meter {
     /// Calls left, `u32::MAX` for any number.
@@ -119,11 +120,11 @@ struct Meter {
     steps: AtomicU32,
     /// When to stop, in nanoseconds of the monotonic clock.
     until: AtomicU64,
-    /// 0, or the reason for stopping.
-    tripped: AtomicU8,
+    /// This handler stopped it.
+    tripped: AtomicBool,
+    /// Nobody waits for it any more.
+    abandoned: AtomicBool,
 }
-
-const TRIPPED: u8 = 1;
 
 impl Meter {
     fn start(&self, left: u32, until: MonoTime) {
@@ -131,16 +132,18 @@ impl Meter {
         self.ticks.store(0, Ordering::Relaxed);
         self.steps.store(0, Ordering::Relaxed);
         self.until.store(until.0, Ordering::Relaxed);
-        self.tripped.store(0, Ordering::Relaxed);
+        self.tripped.store(false, Ordering::Relaxed);
     }
 
     /// Whether to stop.
     fn tick(&self, now: impl FnOnce() -> MonoTime) -> bool {
         let ticks = self.ticks.load(Ordering::Relaxed).saturating_add(1);
         self.ticks.store(ticks, Ordering::Relaxed);
-        let stop = ticks >= self.left.load(Ordering::Relaxed) || now().0 >= self.until.load(Ordering::Relaxed);
+        let stop = ticks >= self.left.load(Ordering::Relaxed)
+            || self.abandoned.load(Ordering::Relaxed)
+            || now().0 >= self.until.load(Ordering::Relaxed);
         if stop {
-            self.tripped.store(TRIPPED, Ordering::Relaxed);
+            self.tripped.store(true, Ordering::Relaxed);
         }
         stop
     }
@@ -153,7 +156,29 @@ impl Meter {
     }
 
     fn has_tripped(&self) -> bool {
-        self.tripped.load(Ordering::Relaxed) != 0
+        self.tripped.load(Ordering::Relaxed)
+    }
+}
+
+/// Stops a connection's read from another thread.
+pub(super) struct Brake {
+    meter: Arc<Meter>,
+    handle: InterruptHandle,
+}
+
+impl Brake {
+    /// Stops what runs, or what is about to.
+    pub(super) fn pull(&self) {
+        // The flag first: an interrupt that comes before the first step is
+        // forgotten by SQLite, one that the flag announces is not. The
+        // interrupt too: during some steps nobody looks at the flag.
+        self.meter.abandoned.store(true, Ordering::Relaxed);
+        self.handle.interrupt();
+    }
+
+    /// The read has ended; the connection may serve another.
+    pub(super) fn release(&self) {
+        self.meter.abandoned.store(false, Ordering::Relaxed);
     }
 }
 
@@ -199,8 +224,9 @@ impl Reader {
         self.generation
     }
 
-    pub(super) fn interrupt_handle(&self) -> InterruptHandle {
-        self.connection.get_interrupt_handle()
+    /// What stops this connection's read from another thread.
+    pub(super) fn brake(&self) -> Brake {
+        Brake { meter: Arc::clone(&self.meter), handle: self.connection.get_interrupt_handle() }
     }
 
     /// Whether the last read would have fitted a runtime thread.

@@ -145,4 +145,71 @@ pub struct ChangeSet {
 impl ChangeSet {
     /// The longest answer that is stored for a repeated key, in bytes.
     pub const ANSWER_MAX: usize = 64 << 10;
+
+    /// The changes that undo this one, in reverse order; for row changes the
+    /// inverse of the inverse is the change-set itself. Request, stamp and
+    /// stored answer are the caller's to replace.
+    ///
+    /// # Errors
+    /// [`NotInvertible`] at the first change that says nothing of what was
+    /// there before: a schema statement, a counter, a pragma.
+    pub fn inverse(&self) -> Result<Self, NotInvertible> {
+        let changes = self
+            .changes
+            .iter()
+            .enumerate()
+            .rev()
+            .map(|(at, change)| change.inverse().ok_or(NotInvertible { at }))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            changes,
+            ..self.clone()
+        })
+    }
+}
+
+/// A change-set that cannot be undone by row changes alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotInvertible {
+    /// The index of the change that has no inverse.
+    pub at: usize,
+}
+
+impl Change {
+    /// The change that undoes this row change; `None` for any other.
+    fn inverse(&self) -> Option<Self> {
+        match self {
+            Self::Insert { table, rowid, new } => Some(Self::Delete {
+                table: *table,
+                rowid: *rowid,
+                old: new.clone(),
+            }),
+            Self::Delete { table, rowid, old } => Some(Self::Insert {
+                table: *table,
+                rowid: *rowid,
+                new: old.clone(),
+            }),
+            Self::Update {
+                table,
+                old_rowid,
+                new_rowid,
+                old,
+                new,
+            } => Some(Self::Update {
+                table: *table,
+                old_rowid: *new_rowid,
+                new_rowid: *old_rowid,
+                old: (old.iter().zip(new))
+                    .map(|(was, is)| is.as_ref().unwrap_or(was).clone())
+                    .collect(),
+                new: (old.iter().zip(new))
+                    .map(|(was, is)| is.as_ref().map(|_| was.clone()))
+                    .collect(),
+            }),
+            Self::Ddl { .. }
+            | Self::Sequence { .. }
+            | Self::UserVersion(_)
+            | Self::ApplicationId(_) => None,
+        }
+    }
 }

@@ -31,6 +31,8 @@
 //! | `entry`, `member`, `position` | a log entry, the membership, points in the log |
 //! | `message`, `io` | what nodes say to each other; what goes in and out of a node |
 //! | `changeset` | row changes as data |
+//! | `wire` | bytes: frames, log records, memberships, change-sets |
+//! | `token` | what a session has seen, as bytes |
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -47,3 +49,5 @@ pub mod message;
 pub mod node;
 pub mod position;
 pub mod time;
+pub mod token;
+pub mod wire;

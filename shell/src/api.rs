@@ -21,8 +21,8 @@ use tokio::sync::oneshot;
 /// One statement of a request, with its parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statement {
-    /// The text; it may hold several statements, of which only the last may
-    /// have parameters.
+    /// The text; it may hold several statements, which share the parameters
+    /// (see `store::bind`).
     pub sql: String,
     /// What is bound.
     pub params: Params,
@@ -252,6 +252,25 @@ pub enum LogJob {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<bool, ApiError>>,
     },
+    /// Time has passed: go on with what a full disk or a long trim left over.
+    /// Worth sending about once a second; any other job does the same.
+    Tick,
+    /// List forgotten entries (R7), oldest first.
+    Orphans {
+        /// Those with a number above this.
+        after: u64,
+        /// Stop after so many bytes, but give at least one.
+        bytes_max: usize,
+        /// Where they go.
+        reply: oneshot::Sender<Result<Vec<crate::log::Orphan>, ApiError>>,
+    },
+    /// Delete forgotten entries: they were journaled, or an operator has them.
+    ReleaseOrphans {
+        /// Up to this number.
+        through: u64,
+        /// Told when durable.
+        reply: oneshot::Sender<Result<(), ApiError>>,
+    },
     /// Close.
     Close {
         /// Told when closed.
@@ -268,6 +287,9 @@ pub enum NodeEvent {
         route: Route,
         /// The frame.
         envelope: Envelope,
+        /// Its share of what may have come in on one connection without having
+        /// been taken; given back when the event is dropped.
+        room: Option<tokio::sync::OwnedSemaphorePermit>,
     },
     /// A record is durable.
     Persisted(PersistId),

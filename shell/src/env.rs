@@ -4,11 +4,15 @@
 //! `bus::Bus`). Nothing else in this crate opens a socket, reads a
 //! clock or draws a random number.
 
+pub mod real;
+
 use base_ha_core::time::Now;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// The world, real or simulated. Chosen by type parameter, never by feature.
@@ -48,26 +52,41 @@ pub trait Env: Clone + Send + Sync + 'static {
 
     /// Runs one blocking call elsewhere than on the runtime's threads.
     fn blocking<R: Send + 'static>(&self, call: impl FnOnce() -> R + Send + 'static) -> impl Future<Output = R> + Send;
+
+    /// Watches a loop that must not stall (RELIABILITY 7.6). `turn` is odd while
+    /// the loop works and even while it waits. A world whose time stands still
+    /// while code runs has nothing to watch.
+    fn watchdog(&self, turn: Arc<AtomicU64>) {
+        let _ = turn;
+    }
 }
 
 /// A worker's body.
 pub trait Work<J>: Send + 'static {
-    /// Takes what it likes from the front of `jobs`, all that have come in so
-    /// far; called again as soon as there is at least one more. What it leaves
-    /// it sees again.
+    /// Takes what it likes from `jobs`: what it left before, then everything
+    /// that has come in since, oldest first.
+    ///
+    /// It is called when a job has come in since it was last called, and once
+    /// more, without one, whenever it returned with fewer jobs than it was
+    /// given and left some. So a worker that takes a few at a time gets through
+    /// all of them, and one that leaves jobs until another job releases them
+    /// costs nothing while it waits. It is never called with an empty queue.
+    ///
+    /// When the last handle is dropped, it is called until it leaves its queue
+    /// unchanged, then the worker ends and what is left is dropped.
     fn run(&mut self, jobs: &mut VecDeque<J>);
 }
 
 /// Sends jobs to a worker. They arrive in order and are never dropped while
 /// the worker lives; whoever sends bounds how many are under way.
 pub struct WorkerHandle<J> {
-    send: std::sync::Arc<dyn Fn(J) -> Result<(), J> + Send + Sync>,
+    send: Arc<dyn Fn(J) -> Result<(), J> + Send + Sync>,
 }
 
 impl<J> WorkerHandle<J> {
     /// Wraps a channel's sending half.
     pub fn new(send: impl Fn(J) -> Result<(), J> + Send + Sync + 'static) -> Self {
-        Self { send: std::sync::Arc::new(send) }
+        Self { send: Arc::new(send) }
     }
 
     /// Hands over a job.

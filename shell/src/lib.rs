@@ -34,3 +34,4 @@ pub mod metrics;
 pub mod run;
 pub mod sqljson;
 pub mod store;
+pub mod token;

@@ -106,6 +106,20 @@ impl PauseApply {
     }
 }
 
+#[cfg(test)]
+impl PauseApply {
+    /// A loop that pauses whenever it is asked to.
+    pub(crate) fn obliging() -> Self {
+        let (sender, mut tasks) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Task::Pause(reply)) = tasks.recv().await {
+                let _ = reply.send(());
+            }
+        });
+        Self(sender)
+    }
+}
+
 /// What the loop's own errands come back with.
 enum Task {
     /// Entries for the store were read from the log.

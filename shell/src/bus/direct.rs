@@ -23,7 +23,7 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper::{Request, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -387,6 +387,15 @@ impl<T> Drop for AbortOnDrop<T> {
 pub struct Inbound {
     upgrade: OnUpgrade,
     room: OwnedSemaphorePermit,
+}
+
+/// The answer to a request whose upgrade was accepted.
+pub fn switching_protocols<B>(body: B) -> Response<B> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert(UPGRADE, HeaderValue::from_static(PROTOCOL));
+    response
 }
 
 /// The `host:port` of a peer URL.

@@ -16,6 +16,9 @@ pub mod direct;
 pub mod handshake;
 pub mod link;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 use base_ha_core::ids::ClusterId;
 use base_ha_core::io::Route;
 use base_ha_core::message::Envelope;

@@ -57,7 +57,7 @@ pub use forward::{FORWARDED, Keys as ForwardKeys};
 pub use respond::{Body, LEADER, REPLAYED, REQUEST_ID, STALENESS, TERM, TXSEQ};
 pub use route::Route;
 pub use server::serve;
-pub use sql::{Kind, Parsed, Rows, Sql};
+pub use sql::{Class, ReadAnswer, ReadError, ReadRequest, Sql};
 
 /// A future behind a pointer: the price of a seam that tests stand behind.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

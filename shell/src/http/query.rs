@@ -8,10 +8,11 @@ use super::options::{Level, Options};
 use super::respond::Answer;
 use super::server::Conn;
 use super::session::Session;
-use super::sql::{Kind, Parsed};
+use super::sql::Class;
 use super::{body, read, write};
 use crate::api::SqlLimits;
 use crate::env::Env;
+use crate::sqljson::{self, Parsed};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
@@ -35,18 +36,16 @@ pub(crate) async fn answer<E: Env>(conn: &Conn<E>, request: Request<Incoming>) -
     let hop = forward::check(conn, &head, &body)?;
     let view = app.view.borrow().clone();
     let session = Session::read(conn, &head.headers, &view)?;
-    let parsed = app.sql.parse(&body)?;
-    let kind = app.sql.classify(&parsed.statements).await;
-    let query = Query { head, body, parsed, options, session, hop };
-    match kind {
-        Ok(Kind::Read) => read::answer(conn, &query).await,
-        Ok(Kind::Write) => write::answer(conn, query).await,
-        // What this node can't prepare, the writer may: a table that was just
-        // made and has not come here yet. At the writer, the error stands.
-        Err(error) => {
-            let here = view.pin.writable || query.options.local || query.options.level == Level::Local;
-            if here { Err(error) } else { read::elsewhere(conn, &query, error).await }
-        }
+    let parsed = sqljson::parse_request(&body, app.config.limits.statements_max)?;
+    let class = app.sql.classify(&parsed.statements);
+    let mut query = Query { head, body, parsed, options, session, hop };
+    match class {
+        Ok(Class::Read) => read::answer(conn, query).await,
+        Ok(Class::Write) => write::answer(conn, query).await,
+        Ok(Class::Refused(error)) => Err(error),
+        // This node has no data to ask, as a witness or one that is repaired.
+        Err(error) if query.options.level == Level::Local => Err(error),
+        Err(error) => read::elsewhere(conn, &mut query, error).await,
     }
 }
 

@@ -8,58 +8,65 @@ use super::options::Level;
 use super::query::{self, Query};
 use super::respond::{self, Answer, STALENESS};
 use super::server::Conn;
-use super::sql::Rows;
+use super::sql::{ReadAnswer, ReadError, ReadRequest};
 use super::writer::{Place, Seek, not_writer};
 use super::{session, write};
 use crate::api::View;
 use crate::config::Forward;
 use crate::env::Env;
 use crate::error::ApiError;
-use base_ha_core::ids::{ClusterId, Seq};
+use crate::sqljson;
+use base_ha_core::ids::{ClusterId, Seq, Term, Url};
 use base_ha_core::io::{Part, Unfit};
 use hyper::Response;
 use hyper::header::HeaderValue;
 use std::time::Duration;
 use tokio::time::timeout;
 
-pub(crate) async fn answer<E: Env>(conn: &Conn<E>, query: &Query) -> Answer {
+pub(crate) async fn answer<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
     match query.options.level {
         Level::Local => {
             let view = conn.app.view.borrow().clone();
             serves(&view, Level::Local)?;
-            let rows = run(conn, query).await?;
-            Ok(respond(conn, query, &view, rows))
+            match run(conn, &mut query, None).await {
+                Ok(answer) => Ok(respond(conn, &query, &view, answer)),
+                Err(ReadError::Sql(error)) => Err(error),
+                Err(ReadError::NotReadOnly) => as_write(conn, query).await,
+                Err(ReadError::Behind { .. }) => Err(ahead(query.session.at_least)),
+            }
         }
         Level::Session => session(conn, query).await,
         Level::Linearizable => linearizable(conn, query).await,
     }
 }
 
-async fn session<E: Env>(conn: &Conn<E>, query: &Query) -> Answer {
+async fn session<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
     let view = conn.app.view.borrow().clone();
     if let Err(why) = serves(&view, Level::Session) {
-        return elsewhere(conn, query, why).await;
+        return elsewhere(conn, &mut query, why).await;
     }
     let at_least = query.session.at_least;
     // The other half of the time is the writer's, if it comes to that.
     if reach(conn, at_least, conn.app.config.limits.wait_timeout / 2).await? {
-        let rows = run(conn, query).await?;
-        // A snapshot that is put in place just now may have been read before
-        // or after; the position that came with the rows says which.
-        if rows.position.seq >= at_least {
-            return Ok(respond(conn, query, &view, rows));
+        match run(conn, &mut query, Some(at_least)).await {
+            Ok(answer) => return Ok(respond(conn, &query, &view, answer)),
+            Err(ReadError::Sql(error)) => return Err(error),
+            Err(ReadError::NotReadOnly) => return as_write(conn, query).await,
+            // A snapshot is being put in place of the data just now.
+            Err(ReadError::Behind { .. }) => (),
         }
     }
-    elsewhere(conn, query, ahead(at_least)).await
+    elsewhere(conn, &mut query, ahead(at_least)).await
 }
 
-async fn linearizable<E: Env>(conn: &Conn<E>, query: &Query) -> Answer {
+async fn linearizable<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
     let wait = conn.app.config.limits.wait_timeout;
-    let mut seek = Seek::new(conn, query.hop.as_ref());
+    let hop = query.hop;
+    let mut seek = Seek::new(conn, hop.as_ref());
     loop {
         match seek.next().await? {
             Place::There(url, term) => {
-                if let Some(response) = pass(conn, query, &url, term).await? {
+                if let Some(response) = pass(conn, &query, &url, term).await? {
                     return Ok(response);
                 }
             }
@@ -71,11 +78,16 @@ async fn linearizable<E: Env>(conn: &Conn<E>, query: &Query) -> Answer {
                     if !reach(conn, at_least, wait).await? {
                         return Err(ahead(at_least));
                     }
-                    let rows = run(conn, query).await?;
+                    let answer = match run(conn, &mut query, Some(at_least)).await {
+                        Ok(answer) => answer,
+                        Err(ReadError::Sql(error)) => return Err(error),
+                        Err(ReadError::NotReadOnly) => return as_write(conn, query).await,
+                        Err(ReadError::Behind { .. }) => return Err(ahead(at_least)),
+                    };
                     let view = conn.app.view.borrow().clone();
                     // R1: checked after the read as well, before the answer.
-                    if view.pin.writable && view.pin.term == term && rows.position.seq >= at_least {
-                        return Ok(respond(conn, query, &view, rows));
+                    if view.pin.writable && view.pin.term == term {
+                        return Ok(respond(conn, &query, &view, answer));
                     }
                 }
             }
@@ -85,14 +97,15 @@ async fn linearizable<E: Env>(conn: &Conn<E>, query: &Query) -> Answer {
 }
 
 /// Has the writer answer a read that this node can't, because of `why`.
-pub(crate) async fn elsewhere<E: Env>(conn: &Conn<E>, query: &Query, why: ApiError) -> Answer {
-    let mut seek = Seek::new(conn, query.hop.as_ref());
+pub(crate) async fn elsewhere<E: Env>(conn: &Conn<E>, query: &mut Query, why: ApiError) -> Answer {
+    let hop = query.hop;
+    let mut seek = Seek::new(conn, hop.as_ref());
     loop {
         match seek.next().await? {
             // The writer itself can't: there is no better place.
             Place::Here(_) => return Err(why),
             Place::There(url, term) => {
-                if let Some(response) = pass(conn, query, &url, term).await? {
+                if let Some(response) = pass(conn, &query, &url, term).await? {
                     return Ok(response);
                 }
             }
@@ -106,8 +119,8 @@ pub(crate) async fn elsewhere<E: Env>(conn: &Conn<E>, query: &Query, why: ApiErr
 async fn pass<E: Env>(
     conn: &Conn<E>,
     query: &Query,
-    to: &base_ha_core::ids::Url,
-    term: base_ha_core::ids::Term,
+    to: &Url,
+    term: Term,
 ) -> Result<Option<Response<respond::Body>>, ApiError> {
     if query.options.local {
         return Err(not_writer(&conn.app.view.borrow()));
@@ -128,15 +141,35 @@ async fn pass<E: Env>(
     }
 }
 
-async fn run<E: Env>(conn: &Conn<E>, query: &Query) -> Result<Rows, ApiError> {
-    conn.app.sql.run(&query.parsed, query::limits(conn)).await
+/// SQLite found that a statement writes after all: its meaning changed between
+/// asking and running, by a change of the schema. Its statements went with the
+/// read; they are read again.
+async fn as_write<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
+    query.parsed = sqljson::parse_request(&query.body, conn.app.config.limits.statements_max)?;
+    write::answer(conn, query).await
 }
 
-fn respond<E: Env>(conn: &Conn<E>, query: &Query, view: &View, rows: Rows) -> Response<respond::Body> {
-    let mut response = respond::json(rows.body);
+/// Runs it here. The statements stay with the query: a linearizable read may
+/// have to run again.
+async fn run<E: Env>(conn: &Conn<E>, query: &mut Query, at_least: Option<Seq>) -> Result<ReadAnswer, ReadError> {
+    let statements = match query.options.level {
+        Level::Linearizable => query.parsed.statements.clone(),
+        Level::Local | Level::Session => std::mem::take(&mut query.parsed.statements),
+    };
+    let request = ReadRequest { statements, many: query.parsed.many, limits: query::limits(conn), at_least };
+    let answer = conn.app.sql.run(request).await?;
+    // No level ever answers with less than what was asked of it.
+    match at_least {
+        Some(seq) if answer.position.seq < seq => Err(ReadError::Behind { position: answer.position }),
+        _ => Ok(answer),
+    }
+}
+
+fn respond<E: Env>(conn: &Conn<E>, query: &Query, view: &View, answer: ReadAnswer) -> Response<respond::Body> {
+    let mut response = respond::json(answer.body);
     let headers = response.headers_mut();
-    query.session.seal(conn, view, rows.position.seq, rows.position.term, headers);
-    if let Some(age) = staleness(conn, view, rows.position.seq) {
+    query.session.seal(conn, view, answer.position.seq, answer.position.term, headers);
+    if let Some(age) = staleness(conn, view, answer.position.seq) {
         let ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         headers.insert(STALENESS, if ms == 0 { HeaderValue::from_static("0") } else { HeaderValue::from(ms) });
     }

@@ -1,62 +1,76 @@
-//! What HTTP asks of SQLite, behind a seam.
+//! What HTTP asks of this node's data, behind a seam.
 //!
 //! Decides nothing. Tests put a scripted store behind it.
 
 use super::Later;
 use crate::api::{SqlLimits, Statement};
 use crate::error::ApiError;
+use base_ha_core::ids::Seq;
 use base_ha_core::position::Position;
 use bytes::Bytes;
 use std::path::Path;
 
-/// A request's body, read.
+/// What a request is.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Parsed {
-    /// What is to be run.
+pub enum Class {
+    /// Every statement reads: any node may run it.
+    Read,
+    /// At least one statement may write: the writer runs it.
+    Write,
+    /// It runs nowhere.
+    Refused(ApiError),
+}
+
+/// A client's read.
+#[derive(Debug)]
+pub struct ReadRequest {
+    /// What to run; every statement reads.
     pub statements: Vec<Statement>,
     /// The body was an array: answer `{"results":[..]}`.
     pub many: bool,
+    /// Its bounds.
+    pub limits: SqlLimits,
+    /// The least that its snapshot must contain.
+    pub at_least: Option<Seq>,
 }
 
-/// Whether statements may run on any node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Every statement only reads.
-    Read,
-    /// At least one may write, or can't be prepared yet because an earlier one
-    /// makes what it needs.
-    Write,
-}
-
-/// What a read came to.
-#[derive(Debug, Clone)]
-pub struct Rows {
-    /// The JSON body.
+/// What was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReadAnswer {
+    /// The JSON body (see `sqljson`).
     pub body: Bytes,
-    /// Where in the log the rows were read: both come from one read
-    /// transaction.
+    /// The snapshot that the rows are from.
     pub position: Position,
+}
+
+/// Why nothing was read.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ReadError {
+    /// The snapshot does not contain what the client has seen: wait, or send
+    /// the request to the writer.
+    Behind {
+        /// What it does contain.
+        position: Position,
+    },
+    /// A statement may write: it belongs to the writer.
+    NotReadOnly,
+    /// A client's error, or a node that can't read now.
+    Sql(ApiError),
 }
 
 /// This node's data, as readers see it.
 pub trait Sql: Send + Sync + 'static {
-    /// Reads a request's body.
+    /// Asks SQLite what the statements are.
     ///
     /// # Errors
-    /// 400, 413 or 422: what is wrong with it.
-    fn parse(&self, body: &[u8]) -> Result<Parsed, ApiError>;
-
-    /// Asks SQLite whether the statements read or write.
-    ///
-    /// # Errors
-    /// What SQLite says of the first statement that it can't prepare.
-    fn classify<'a>(&'a self, statements: &'a [Statement]) -> Later<'a, Result<Kind, ApiError>>;
+    /// 500 if there is no data to ask.
+    fn classify(&self, statements: &[Statement]) -> Result<Class, ApiError>;
 
     /// Runs statements that only read, in one read transaction.
     ///
     /// # Errors
-    /// What SQLite says, or a limit that was passed.
-    fn run<'a>(&'a self, parsed: &'a Parsed, limits: SqlLimits) -> Later<'a, Result<Rows, ApiError>>;
+    /// [`ReadError`].
+    fn run(&self, request: ReadRequest) -> Later<'_, Result<ReadAnswer, ReadError>>;
 
     /// Writes a consistent, verified copy to `to`, which doesn't exist yet, and
     /// says what it contains.

@@ -102,6 +102,7 @@ async fn submit<E: Env>(
     id: RequestId,
     statements: Vec<Statement>,
 ) -> Result<Submitted, ApiError> {
+    assert!(!statements.is_empty(), "a write without statements would be answered with nothing done");
     let app = &conn.app;
     let Ok(permit) = app.http.writes.clone().try_acquire_owned() else {
         let max = app.config.limits.write_queue_max;

@@ -155,7 +155,7 @@ impl Entries {
         conn.execute_batch(
             "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
              PRAGMA cache_size = -1024; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;
-             PRAGMA cell_size_check = ON;",
+             PRAGMA cell_size_check = ON; PRAGMA journal_size_limit = 33554432;",
         )?;
         // Checkpoints are ours to run: SQLite's own ones swallow a failed
         // fsync and try it again later (R11).

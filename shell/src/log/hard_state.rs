@@ -285,14 +285,14 @@ mod tests {
         file.store(state(2)).expect("store");
         let new = fs::read(&path).expect("read");
         let (mut olds, mut news) = (0, 0);
-        for slot in 0..2 {
+        for (slot, start) in SLOTS.into_iter().enumerate() {
             for cut in 0..=SLOT_BYTES {
                 for garbage in [None, Some(0xA5)] {
                     let mut torn = old.clone();
                     if slot == 1 {
                         torn[..SLOT_BYTES].copy_from_slice(&new[..SLOT_BYTES]);
                     }
-                    let at = SLOTS[slot] as usize;
+                    let at = start as usize;
                     torn[at..at + cut].copy_from_slice(&new[at..at + cut]);
                     if let (Some(byte), true) = (garbage, cut < SLOT_BYTES) {
                         torn[at + cut..at + SLOT_BYTES].fill(byte);
@@ -308,7 +308,7 @@ mod tests {
                         news += 1
                     }
                     // The mended file has the state in both slots.
-                    for lost in SLOTS {
+                    for lost in SLOTS.into_iter().filter(|_| cut % 64 < 2) {
                         let mut mended = fs::read(&copy).expect("read");
                         mended[lost as usize..lost as usize + SLOT_BYTES].fill(0xFF);
                         let other = dir.path().join("other");

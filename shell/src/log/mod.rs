@@ -45,6 +45,9 @@ mod recover;
 mod retention;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 pub use orphans::Orphan;
 pub use recover::{OpenedLog, RefoundSummary, open};
 pub use worker::LogWorker;

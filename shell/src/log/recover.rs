@@ -89,13 +89,13 @@ pub fn open<E: Env>(
     let mut opened = if log_path.exists() {
         Entries::open(&log_path)
     } else if known.is_none() {
-        create(&dir, None)
+        create(&dir, &env, None)
     } else {
         Err(LogError::Damaged("log.db is gone".into()))
     };
     if let (Err(LogError::Damaged(what)), Some(incarnation)) = (&opened, known) {
         set_aside(&dir, &env, what)?;
-        opened = create(&dir, Some(incarnation));
+        opened = create(&dir, &env, Some(incarnation));
     }
     let mut entries = opened?;
     let mut hard = match hard {
@@ -390,7 +390,8 @@ impl<E: Env> OpenedLog<E> {
         let old = std::mem::replace(&mut self.entries, Entries::open(&spare)?);
         drop(old);
         set_aside(&self.dir, &self.env, what)?;
-        let spare_log = std::mem::replace(&mut self.entries, create(&self.dir, Some(self.hard.state().incarnation))?);
+        let spare_log =
+            std::mem::replace(&mut self.entries, create(&self.dir, &self.env, Some(self.hard.state().incarnation))?);
         drop(spare_log);
         std::fs::remove_file(&spare).map_err(|e| self.dir.unwritable(&e))
     }
@@ -401,8 +402,12 @@ fn decode(seq: Seq, bytes: bytes::Bytes) -> Result<Membership, LogError> {
         .map_err(|error| LogError::Damaged(format!("the membership of entry {seq} cannot be read: {error}")))
 }
 
-fn create(dir: &DataDir, amnesia_of: Option<Incarnation>) -> Result<Entries, LogError> {
+fn create<E: Env>(dir: &DataDir, env: &E, amnesia_of: Option<Incarnation>) -> Result<Entries, LogError> {
     let path = dir.join("log.db");
+    if dir.join("log.db-wal").exists() {
+        // SQLite would play a WAL that lost its database into the new one.
+        set_aside(dir, env, "a WAL without its database").map_err(|e| LogError::Failed(e.message))?;
+    }
     Entries::create(&path, amnesia_of)?;
     dir.sync().map_err(|e| LogError::Failed(e.message))?;
     Entries::open(&path)

@@ -140,6 +140,12 @@ impl<E: Env> LogWorker<E> {
         self.stats.clone()
     }
 
+    /// The log's own connection, to do to it what a disk would.
+    #[cfg(test)]
+    pub(super) fn connection(&self) -> Option<&rusqlite::Connection> {
+        self.entries.as_ref().map(Entries::connection)
+    }
+
     fn carry_out(&mut self, job: LogJob) {
         match job {
             LogJob::Persist { .. } => unreachable!("records are taken by `run`"),
@@ -216,7 +222,8 @@ impl<E: Env> LogWorker<E> {
             };
             match done {
                 Ok(count) => {
-                    let last = self.pending.drain(..count).last().expect("at least one record was carried out").0;
+                    let last = self.pending[count - 1].0;
+                    self.pending.drain(..count);
                     // Said before anything else is begun: whoever waits for
                     // this fsync must not wait for the next one.
                     (self.out)(NodeEvent::Persisted(last));

@@ -1,5 +1,6 @@
 //! `data.db`.
 
+pub mod backup;
 pub mod bind;
 pub mod classify;
 pub mod policy;

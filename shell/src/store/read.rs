@@ -34,6 +34,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 pub use self::connection::open_plain;
+pub(super) use self::connection::position;
 
 /// Steps of SQLite's machine that a read has on a runtime thread.
 pub const FAST_STEPS: u32 = 20_000;

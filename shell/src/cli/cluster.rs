@@ -83,7 +83,8 @@ fn said(order: &Order) -> Result<Said, String> {
         |text: &str| member_url(text).map(|url| url.to_string()).map_err(|problem| format!("{text:?}: {problem}"));
     let id = |text: &str| NodeId::new(text).map(|id| id.to_string()).map_err(|bad| format!("{text:?}: {bad}"));
     Ok(match order {
-        Order::Members => ("GET", "/_ha/members".into(), Value::Null),
+        // The status says of each member whether it is up; the bare membership can't.
+        Order::Members => ("GET", "/_ha/status".into(), Value::Null),
         Order::Add { url: at, role } => {
             let role = match role {
                 NewRole::Voter => "voter",
@@ -127,8 +128,8 @@ pub(super) fn run(client: &Client, order: &Order) -> ExitCode {
     match order {
         Order::Members => {
             let body = answer.json();
-            let members = body["members"].as_array().or_else(|| body.as_array()).cloned().unwrap_or_default();
-            for line in table::lines(&["NODE", "ROLE", "UP", "URL"], &members.iter().map(row).collect::<Vec<_>>()) {
+            let rows: Vec<_> = body["members"].as_array().into_iter().flatten().map(row).collect();
+            for line in table::lines(&["NODE", "ROLE", "UP", "URL"], &rows) {
                 super::say(&line);
             }
         }

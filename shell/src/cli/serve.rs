@@ -144,6 +144,11 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
 /// Makes the directory, for its owner only, and keeps the node's name there.
 fn prepare(config: &Config) -> io::Result<()> {
     make_private_dir(&config.dir)?;
+    if let Some(parent) = config.dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        // Else a power cut could take the whole directory away again, after
+        // votes were cast from it.
+        fs::File::open(parent)?.sync_all()?;
+    }
     identity::keep(&config.dir, &config.core.id)
 }
 

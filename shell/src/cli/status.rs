@@ -30,8 +30,10 @@ pub struct NodeView {
     pub applied: u64,
     /// What it knows to be committed.
     pub commit: u64,
-    /// Why it does not serve; nothing if it does.
+    /// Why it may not serve at all; nothing if it may.
     pub unfit: Option<String>,
+    /// Why it is not ready, the weightiest reason first.
+    pub reasons: Vec<String>,
     /// The members it knows, in membership order.
     pub members: Vec<MemberView>,
 }
@@ -56,13 +58,20 @@ impl NodeView {
         Some(Self {
             id: text(&body["node_id"])?,
             url: text(&body["url"]).unwrap_or_default(),
-            cluster: text(&body["cluster"]).unwrap_or_default(),
+            // Before birth its number is zero.
+            cluster: text(&body["cluster"]).filter(|id| id.bytes().any(|b| b != b'0')).unwrap_or_default(),
             part: text(&body["role"])?,
             term: body["term"].as_u64().unwrap_or_default(),
             writer: text(&body["writer"]["node_id"]),
             applied: body["applied"].as_u64().unwrap_or_default(),
             commit: body["commit"].as_u64().unwrap_or_default(),
             unfit: text(&body["unfit"]),
+            reasons: body["reasons"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|reason| text(&reason["message"]))
+                .collect(),
             members: body["members"]
                 .as_array()
                 .into_iter()
@@ -131,10 +140,9 @@ pub(super) fn cells(rows: &[Row]) -> Vec<Vec<String>> {
 }
 
 fn state(view: &NodeView) -> String {
-    match (&view.unfit, &view.writer) {
-        (Some(why), _) => why.clone(),
-        (None, None) => "no writer".into(),
-        (None, Some(_)) => "ok".into(),
+    match view.reasons.first() {
+        Some(why) => why.clone(),
+        None => "ready".into(),
     }
 }
 

@@ -111,14 +111,18 @@ fn a_data_directory_of_a_newer_version_is_refused() {
     cluster.start_all();
     cluster[0].sql("CREATE TABLE t(n)");
     cluster[0].stop();
-    let data = rusqlite::Connection::open(cluster[0].dir.join("log.db")).expect("a log");
-    let version: i64 = data.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("a version");
-    assert!(version > 0, "log.db says its version");
-    data.pragma_update(None, "user_version", version + 1).expect("writable");
-    drop(data);
+    let format = cluster[0].dir.join("FORMAT");
+    let text = fs::read_to_string(&format).expect("a version");
+    let version: u32 = text.trim().trim_start_matches("base-ha ").parse().expect("a number");
+    fs::write(&format, format!("base-ha {}\n", version + 1)).expect("writable");
     let status = cluster[0].start_to_end();
     assert!(!status.success());
-    assert!(cluster[0].log_text().contains("version"), "{}", cluster[0].log_tail(5));
+    let said = cluster[0].log_text();
+    assert!(said.contains(&format!("has format {}", version + 1)), "{}", cluster[0].log_tail(5));
+    fs::write(&format, text).expect("writable");
+    cluster.start(0);
+    cluster[0].wait_ready();
+    cluster[0].sql("SELECT n FROM t");
 }
 
 /// A damaged file is never served from: the node is repaired from the others,

@@ -23,6 +23,7 @@ use crate::bus::Bus;
 use crate::config::Config;
 use crate::env::{Env, WorkerHandle};
 use crate::error::ApiError;
+use crate::metrics::Stats;
 use apply::ApplyPump;
 use base_ha_core::entry::Entry;
 use base_ha_core::ids::{ClusterId, ContentHash, NodeId, Seq, Url};
@@ -31,7 +32,6 @@ use base_ha_core::message::Envelope;
 use base_ha_core::node::Node;
 use base_ha_core::position::Position;
 use base_ha_core::time::{MonoTime, Now};
-use event::NodeCounters;
 use publish::Publisher;
 use std::collections::BTreeMap;
 use std::pin::Pin as Pinned;
@@ -66,7 +66,7 @@ pub struct Parts<E: Env, B: Bus> {
     /// [`NodeEvent::Core`].
     pub fetch: Box<dyn Fn(FetchOrder) + Send + Sync>,
     /// What is counted.
-    pub counters: Arc<NodeCounters>,
+    pub stats: Arc<Stats>,
 }
 
 /// The store as the loop sees it.
@@ -166,15 +166,17 @@ pub struct Driver<E: Env, B: Bus> {
     call_next: CallId,
     fetch: Box<dyn Fn(FetchOrder) + Send + Sync>,
     fetching: bool,
-    counters: Arc<NodeCounters>,
+    stats: Arc<Stats>,
     turn: Arc<AtomicU64>,
+    /// An order could not be followed: see [`ApplyPump::order`].
+    halted_at: Option<Seq>,
     ended: Option<Ended>,
 }
 
 impl<E: Env, B: Bus> Driver<E, B> {
     /// Recovers the node from what its disk says.
     pub fn new(parts: Parts<E, B>) -> Self {
-        let Parts { env, config, boot, bus, inbox, log, store, view, fetch, counters } = parts;
+        let Parts { env, config, boot, bus, inbox, log, store, view, fetch, stats } = parts;
         let now = env.now();
         let cluster = boot.recovered.hard.cluster;
         let applied = boot.recovered.applied;
@@ -204,8 +206,9 @@ impl<E: Env, B: Bus> Driver<E, B> {
             call_next: 1,
             fetch,
             fetching: false,
-            counters,
+            stats,
             turn,
+            halted_at: None,
             ended: None,
         }
     }
@@ -269,12 +272,18 @@ impl<E: Env, B: Bus> Driver<E, B> {
         }
         if !matches!(self.ended, Some(Ended::Fatal(_))) {
             self.carry_out(now);
+            if let Some(at) = self.halted_at.take() {
+                self.on_health(now, StoreHealth::ApplyHalted { at });
+                self.carry_out(now);
+            }
             self.feed_store();
             self.look_after(now);
             if self.publisher.flush(&self.node, now) {
                 // As often as the status: often enough to catch a broken
                 // invariant, too seldom to cost anything.
                 self.node.check();
+                // A full disk or a long trim may have left something over.
+                self.to_log(LogJob::Tick);
             }
         }
         self.turn.fetch_add(1, Ordering::Relaxed);
@@ -361,10 +370,12 @@ impl<E: Env, B: Bus> Driver<E, B> {
                 self.fetching = false;
                 self.pump.restart(position.seq);
                 self.upkeep.applied(*position);
+                self.stats.peer.snapshots_installed.add(1);
                 tracing::info!(node = %self.id, seq = position.seq.0, "snapshot installed");
             }
             Input::SnapshotFailed => {
                 self.fetching = false;
+                self.stats.peer.snapshots_failed.add(1);
                 // If `data.db` was not replaced after all, the flow goes on.
                 self.pump.resume();
             }
@@ -423,8 +434,12 @@ impl<E: Env, B: Bus> Driver<E, B> {
             Output::Send { route, envelope } => self.send(&route, &envelope),
             Output::Apply { from, through, entries } => {
                 self.publisher.committed(through);
-                if self.store.is_some() {
-                    self.pump.order(from, through, entries);
+                if self.store.is_some()
+                    && let Err(at) = self.pump.order(from, through, entries)
+                {
+                    // Told once the outputs at hand are carried out: the core is
+                    // not stepped in between.
+                    self.halted_at = Some(at);
                 }
             }
             Output::LoadLog { id, from, through, bytes_max } => {
@@ -455,7 +470,7 @@ impl<E: Env, B: Bus> Driver<E, B> {
                 }
             }
             Output::Pin(pin) => self.on_pin(pin),
-            Output::Event(event) => event::report(&self.id, now, &event, &self.counters),
+            Output::Event(event) => event::report(&self.id, now, &event, &self.stats.peer),
             Output::Stopped => self.ended = Some(Ended::Stopped),
         }
     }

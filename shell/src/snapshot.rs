@@ -3,16 +3,16 @@
 //! Decides how a copy travels: over a connection of its own that was opened
 //! like any other between nodes (`bus::handshake`, so no clock has to agree and
 //! nothing can be replayed), in sealed records, compressed in blocks of
-//! bounded size, with the hash of the whole at the end. Knows nothing of what
+//! bounded size, its hash announced and checked. Knows nothing of what
 //! is in the file; whoever installs it checks that.
 //!
 //! ```text
 //!  client                              server
 //!    Request: what it must contain ──▶
 //!        ◀── Working, once a second while the copy is made
-//!        ◀── Header: cluster, position, size
+//!        ◀── Header: cluster, position, size, BLAKE3 of the file
 //!        ◀── Block: compressed on its own, up to 1 MiB    (many)
-//!        ◀── End: BLAKE3 of the file
+//!        ◀── End
 //!        ◀── or Refusal, a text, at any point
 //! ```
 //!
@@ -32,16 +32,11 @@ pub mod serve;
 
 use base_ha_core::ids::{ClusterId, Hash, Seq, Term};
 use base_ha_core::position::Position;
-use std::path::{Path, PathBuf};
 
 /// The path of the connection.
 pub const SNAPSHOT_PATH: &str = "/_ha/snapshot";
 /// Bytes of the file in one block.
 pub const BLOCK: usize = 1 << 20;
-/// How names of unfinished copies begin, in the data directory.
-const TEMP_PREFIX: &str = "snapshot-";
-/// How they end.
-const TEMP_SUFFIX: &str = ".tmp";
 const MAGIC: [u8; 4] = *b"bHAs";
 const VERSION: u8 = 1;
 
@@ -54,10 +49,12 @@ pub struct Header {
     pub position: Position,
     /// Bytes of the file.
     pub size: u64,
+    /// BLAKE3 of the file.
+    pub hash: Hash,
 }
 
 impl Header {
-    const LENGTH: usize = 4 + 1 + 16 + 8 + 8 + 32 + 8;
+    const LENGTH: usize = 4 + 1 + 16 + 8 + 8 + 32 + 8 + 32;
 
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
@@ -69,6 +66,7 @@ impl Header {
         out.extend_from_slice(&self.position.term.0.to_le_bytes());
         out.extend_from_slice(&self.position.hash.0);
         out.extend_from_slice(&self.size.to_le_bytes());
+        out.extend_from_slice(&self.hash.0);
         out
     }
 
@@ -94,64 +92,18 @@ impl Header {
         };
         let mut cluster = [0; 16];
         cluster.copy_from_slice(&rest[..16]);
-        let mut hash = [0; 32];
-        hash.copy_from_slice(&rest[32..64]);
+        let hash = |at: usize| {
+            let mut hash = [0; 32];
+            hash.copy_from_slice(&rest[at..at + 32]);
+            Hash(hash)
+        };
         Ok(Self {
             cluster: ClusterId(u128::from_le_bytes(cluster)),
-            position: Position { seq: Seq(number(16)), term: Term(number(24)), hash: Hash(hash) },
+            position: Position { seq: Seq(number(16)), term: Term(number(24)), hash: hash(32) },
             size: number(64),
+            hash: hash(72),
         })
     }
-}
-
-/// A file that goes away unless it is kept.
-pub struct TempFile {
-    path: Option<PathBuf>,
-}
-
-impl TempFile {
-    /// A name in `dir` that nobody uses; the file is not made yet.
-    pub fn name(dir: &Path, random: u64) -> Self {
-        Self { path: Some(dir.join(format!("{TEMP_PREFIX}{random:016x}{TEMP_SUFFIX}"))) }
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        self.path.as_deref().unwrap_or(Path::new(""))
-    }
-
-    /// Leaves the file where it is, for whoever takes it over.
-    pub fn keep(mut self) -> PathBuf {
-        self.path.take().unwrap_or_default()
-    }
-}
-
-impl Drop for TempFile {
-    fn drop(&mut self) {
-        if let Some(path) = self.path.take() {
-            // If it is not there, that is what was wanted; if it can't be
-            // removed now, the next start will.
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-/// Removes unfinished copies that a crash left behind.
-///
-/// # Errors
-/// What the system says of the directory.
-pub fn remove_leftovers(dir: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        let ours = name.strip_prefix(TEMP_PREFIX).is_some_and(|rest| rest.contains(TEMP_SUFFIX));
-        if ours {
-            tracing::info!(name, "removing an unfinished copy of an earlier run");
-            std::fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use super::progress::{Feed, Writer};
 use super::{Gate, Node, Stance};
-use crate::wire::encode_membership;
+use crate::wire::{encode_membership, is_url};
 use crate::entry::EntryKind;
 use crate::ids::{NodeId, Seq, Url};
 use crate::io::{AdminCommand, AdminOutcome, CallId, MemberRef, Outbox, Output};
@@ -71,7 +71,7 @@ impl Node {
     fn with_member(&self, url: &Url, role: Role) -> Result<Vec<Member>, AdminOutcome> {
         let mut members = self.membership().members.clone();
         let target = Some(role).filter(|role| *role != Role::Learner);
-        if url.as_str().is_empty() || url.as_str().len() > Url::LENGTH_MAX {
+        if !is_url(url.as_str()) {
             return Err(AdminOutcome::NotEligible);
         }
         let Some(member) = members.iter_mut().find(|m| m.url == *url) else {
@@ -119,7 +119,7 @@ impl Node {
 
     fn with_url(&self, id: &NodeId, url: &Url) -> Result<Vec<Member>, AdminOutcome> {
         let mut members = self.membership().members.clone();
-        if url.as_str().is_empty() || url.as_str().len() > Url::LENGTH_MAX {
+        if !is_url(url.as_str()) {
             return Err(AdminOutcome::NotEligible);
         }
         let holder = members

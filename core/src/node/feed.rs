@@ -74,12 +74,25 @@ impl Node {
             self.ship(now, id, progress, prev, entries, renews, out);
             sent = true;
         }
-        if !sent && (progress.due || progress.told < self.commit) {
+        // While probing only what it surely has is worth telling it about.
+        let reach = match progress.feed {
+            Feed::Replicate => Seq(progress.next.0 - 1),
+            Feed::Probe { .. } | Feed::Snapshot { .. } => progress.matched,
+        };
+        if !sent && (progress.due || progress.told < self.commit.min(reach)) {
             // A bare one renews the lease and moves the commit index. If the
             // point before the next entry has left memory the last one serves:
             // the answer says what is missing, which is known already.
-            let prev = self.log.position(Seq(progress.next.0 - 1)).unwrap_or(last);
-            self.ship(now, id, progress, prev, Vec::new(), renews, out);
+            let known = self.log.position(Seq(progress.next.0 - 1));
+            self.ship(
+                now,
+                id,
+                progress,
+                known.unwrap_or(last),
+                Vec::new(),
+                renews,
+                out,
+            );
         }
         progress.due = false;
     }
@@ -99,7 +112,9 @@ impl Node {
             let bytes = entries.iter().map(weight).sum();
             progress.sent(entry.seq, bytes, sent);
         }
-        progress.told = self.commit;
+        // The follower believes the commit index no further than this reaches.
+        let reach = Seq(prev.seq.0 + entries.len() as u64);
+        progress.told = progress.told.max(self.commit.min(reach));
         let append = Append {
             sent,
             prev,

@@ -65,7 +65,7 @@ impl Node {
                 .is_some_and(|m| m.url == *url),
             None => who.id < self.config.id || !self.stores_data(),
         };
-        let tenured = now.mono.since(writer.since) >= self.tenure || !self.stores_data();
+        let tenured = now.mono.since(writer.since) >= self.tenure_now(now) || !self.stores_data();
         if who.term == writer.term
             && preferred
             && tenured
@@ -95,8 +95,14 @@ impl Node {
         member.role == Role::Voter
             && *id != self.config.id
             && self.alive(id, *incarnation, now.mono)
-            && standing.is_some_and(|s| s.eligible && !self.health.samples.differ(&s.contents))
+            && standing.is_some_and(|s| s.eligible && self.content_agrees(&s.contents))
             && self.matched_by(writer, member) >= self.commit_floor()
+    }
+
+    /// Whether nothing is known against another's content; a node that is
+    /// itself in quarantine is no measure.
+    fn content_agrees(&self, contents: &[(crate::ids::Seq, crate::ids::ContentHash)]) -> bool {
+        self.health.quarantined || !self.health.samples.differ(contents)
     }
 
     /// The one with the most, the lowest id among equals.
@@ -226,18 +232,20 @@ impl Node {
         }
     }
 
-    /// Tenure doubles when hand-overs follow each other quickly, and is as
-    /// short as configured again after a quiet time.
+    /// Tenure doubles with each hand-over that follows another one quickly.
     pub(super) fn note_transfer(&mut self, now: Now) {
-        let quick = self
-            .transferred
-            .is_some_and(|at| now.mono.since(at) < self.config.tenure_max * 2);
-        self.tenure = if quick {
-            (self.tenure * 2).min(self.config.tenure_max)
-        } else {
-            self.config.tenure_min
-        };
+        self.tenure = (self.tenure_now(now) * 2).min(self.config.tenure_max);
         self.transferred = Some(now.mono);
+    }
+
+    /// How long to write before handing over to a preferred node: as short as
+    /// configured again after a quiet time.
+    fn tenure_now(&self, now: Now) -> core::time::Duration {
+        let quiet = self.config.tenure_max * 2;
+        match self.transferred {
+            Some(at) if now.mono.since(at) < quiet => self.tenure,
+            _ => self.config.tenure_min,
+        }
     }
 
     pub(super) fn on_timeout_now(&mut self, now: Now, who: &Sender, out: &mut Outbox) {

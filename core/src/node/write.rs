@@ -146,10 +146,10 @@ impl Node {
             AppendResult::Durable { matched } => {
                 progress.acked = progress.acked.max(Some(echo));
                 progress.applied = progress.applied.max(appended.applied);
-                progress.matched(matched, echo);
+                progress.matched(matched, echo, last_stamp);
             }
             AppendResult::Mismatch { hint, last: theirs } => {
-                if theirs < progress.matched && echo > progress.matched_at {
+                if theirs < progress.matched && echo > progress.matched_seen {
                     // In one term an acknowledged entry cannot go away, except
                     // with its disk.
                     progress.amnesiac = true;

@@ -3,7 +3,7 @@
 //! hold always: one writer a term, one permit at a time, one history.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
-use base_ha_core::charter;
+use base_ha_core::wire::decode_membership;
 use base_ha_core::config::Config;
 use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::hlc::Hlc;
@@ -172,7 +172,7 @@ impl World {
             .iter()
             .filter(|e| e.kind == EntryKind::Config && e.seq > after)
         {
-            memberships.push((entry.seq, charter::decode(&entry.payload).unwrap()));
+            memberships.push((entry.seq, decode_membership(entry.payload.clone()).unwrap()));
         }
         let mut seed = [n as u8 + 1; 32];
         seed[1] = host.life as u8;
@@ -339,7 +339,7 @@ impl World {
             match entry.kind {
                 EntryKind::Noop => {}
                 EntryKind::Config => {
-                    image.membership = Some((entry.seq, charter::decode(&entry.payload).unwrap()));
+                    image.membership = Some((entry.seq, decode_membership(entry.payload.clone()).unwrap()));
                 }
                 EntryKind::Data => {
                     image.data.push(entry.payload.clone());

@@ -48,6 +48,8 @@ pub struct LogWorker<E: Env> {
     /// What a snapshot contains for certain: entries up to here are never
     /// orphans.
     settled: Seq,
+    /// What an fsynced checkpoint of `data.db` contains, as trims have said.
+    checkpointed: Seq,
     /// The incarnation has amnesia: its high-water mark is evidence and stays.
     amnesia: bool,
     noted: MonoTime,
@@ -128,6 +130,7 @@ impl<E: Env> LogWorker<E> {
             full: None,
             trim_below: Seq(0),
             settled,
+            checkpointed: Seq(0),
             amnesia,
             noted,
             failed: false,
@@ -150,7 +153,7 @@ impl<E: Env> LogWorker<E> {
         match job {
             LogJob::Persist { .. } => unreachable!("records are taken by `run`"),
             LogJob::Load { id, from, through, bytes_max } => {
-                let (prev, entries) = match self.load(from, through, bytes_max) {
+                let (prev, entries) = match self.load_or_shorten(from, through, bytes_max) {
                     Ok(read) => read,
                     Err(error) => {
                         self.unreadable(error);
@@ -160,7 +163,7 @@ impl<E: Env> LogWorker<E> {
                 (self.out)(NodeEvent::Loaded { id, prev, entries });
             }
             LogJob::LoadForApply { from, through, bytes_max, reply } => {
-                let read = match self.load(from, through, bytes_max) {
+                let read = match self.load_or_shorten(from, through, bytes_max) {
                     Ok((_, entries)) if entries.is_empty() => Err(ApiError::new(
                         500,
                         "log_range_gone",
@@ -176,7 +179,8 @@ impl<E: Env> LogWorker<E> {
             }
             LogJob::Trim { below } => {
                 self.trim_below = self.trim_below.max(below);
-                self.settled = self.settled.max(Seq(below.0.saturating_sub(1)));
+                self.checkpointed = self.checkpointed.max(Seq(below.0.saturating_sub(1)));
+                self.settled = self.settled.max(self.checkpointed);
             }
             LogJob::BeginInstall { position, reply } => {
                 let intent = encode_intent(&position, self.settled);
@@ -371,6 +375,29 @@ impl<E: Env> LogWorker<E> {
             return Ok((log.base(), Vec::new()));
         }
         log.load(from, through, bytes_max)
+    }
+
+    /// Reads; on damage below what `data.db` durably contains, gives that part
+    /// of the log up. It was a courtesy to peers that lag, and they get a
+    /// snapshot instead; what this node answers for lies after it.
+    fn load_or_shorten(
+        &mut self,
+        from: Seq,
+        through: Seq,
+        bytes_max: usize,
+    ) -> Result<(Position, Vec<Entry>), LogError> {
+        let read = self.load(from, through, bytes_max);
+        let (Err(LogError::Damaged(what)), Some(log)) = (&read, self.entries.as_mut()) else { return read };
+        let safe = self.checkpointed.min(log.end().seq);
+        if safe <= log.base().seq || self.failed {
+            return read;
+        }
+        tracing::error!(what, through = %safe, "the log is damaged where data.db has it all: that part is given up");
+        log.trim(safe)?;
+        let base = log.base();
+        self.stats.first.store(base.seq.0 + 1, Ordering::Relaxed);
+        (self.out)(NodeEvent::Trimmed { first: base.seq.next(), base });
+        self.load(from, through, bytes_max)
     }
 
     /// What was written can't be read back: this node can no longer stand by

@@ -4,7 +4,7 @@
 //! which order log and store learn of them.
 
 use super::record::{self, Kind};
-use super::{BLOCK, Header, SNAPSHOT_PATH, TempFile};
+use super::{BLOCK, Header, SNAPSHOT_PATH};
 use crate::api::{LogJob, NodeEvent, StoreJob};
 use crate::app::NodeHandle;
 use crate::bus::direct::DirectBus;
@@ -12,6 +12,7 @@ use crate::bus::handshake::{Purpose, Session};
 use crate::driver::{FetchOrder, installed_input};
 use crate::env::{Env, WorkerHandle};
 use crate::error::ApiError;
+use crate::store::backup::TempFile;
 use base_ha_core::ids::{ClusterId, Hash};
 use base_ha_core::io::Input;
 use base_ha_core::time::MonoTime;
@@ -82,9 +83,9 @@ impl<E: Env> Fetcher<E> {
     }
 
     async fn fetch_and_install(&self, order: &FetchOrder) -> Result<Input, Failure> {
-        let mut random = [0; 8];
-        self.env.entropy(&mut random);
-        let file = TempFile::name(&self.dir, u64::from_le_bytes(random));
+        let dir = self.dir.clone();
+        let made = self.env.blocking(move || TempFile::create(&dir)).await;
+        let file = made.map_err(|e| Failure::Harmless(unwritable(e)))?;
         let header = self.fetch(order, file.path()).await.map_err(Failure::Harmless)?;
         self.install(order, header, file).await
     }
@@ -116,7 +117,7 @@ impl<E: Env> Fetcher<E> {
         self.store.send(job).map_err(|_| Failure::Harmless("the store worker has ended".to_owned()))?;
         let installed = flatten(installed.await.map_err(gone)?).map_err(Failure::Harmless)?;
         // The store has moved it.
-        let _ = file.keep();
+        file.into_path();
         if installed.position != header.position {
             return Err(Failure::Fatal(format!(
                 "a snapshot said to contain {:?} contains {:?}",
@@ -141,7 +142,8 @@ fn flatten<T>(result: Result<T, ApiError>) -> Result<T, String> {
     result.map_err(|e| e.to_string())
 }
 
-/// Asks for a copy with at least `at_least`, receives and fsyncs it.
+/// Asks for a copy with at least `at_least`, receives it into the file `to`,
+/// which exists, and fsyncs it.
 ///
 /// # Errors
 /// A text for the log; the file is of no use then.
@@ -187,8 +189,7 @@ pub async fn receive_file<E: Env, S: AsyncRead + AsyncWrite + Unpin>(
                 incoming = Some((header, back));
             }
             (Kind::End, Some((header, writer))) => {
-                let hash = <[u8; 32]>::try_from(payload.as_slice()).map_err(|_| "a hash has 32 bytes".to_owned())?;
-                env.blocking(move || writer.finish(header.size, Hash(hash))).await?;
+                env.blocking(move || writer.finish(header.size, header.hash)).await?;
                 return Ok(header);
             }
             (kind, _) => return Err(format!("a record of kind {kind:?} out of turn")),
@@ -210,7 +211,7 @@ struct Writer {
 
 impl Writer {
     fn create(path: &Path) -> std::io::Result<Self> {
-        let file = std::fs::File::create_new(path)?;
+        let file = std::fs::File::options().write(true).truncate(true).open(path)?;
         let decompressor = zstd::bulk::Decompressor::new()?;
         Ok(Self { file, decompressor, hasher: blake3::Hasher::new(), written: 0 })
     }

@@ -25,7 +25,7 @@ pub enum Kind {
     Header = 2,
     /// Bytes of the file: their number (4), then compressed.
     Block = 3,
-    /// The file's BLAKE3 hash.
+    /// That was all of it.
     End = 4,
     /// Why there is no copy: a text.
     Refusal = 5,

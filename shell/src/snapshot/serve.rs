@@ -4,15 +4,15 @@
 //! node's data is as far as asked for and not in doubt.
 
 use super::record::{self, Kind};
-use super::{BLOCK, Header, TempFile};
+use super::{BLOCK, Header};
 use crate::bus::handshake::Session;
 use crate::env::Env;
 use crate::error::ApiError;
-use base_ha_core::ids::{ClusterId, Seq};
-use base_ha_core::position::Position;
+use crate::store::backup::Copied;
+use base_ha_core::ids::{ClusterId, Hash, Seq};
 use std::future::Future;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,9 +28,8 @@ const LEVEL: i32 = 1;
 
 /// Makes copies of this node's data.
 pub trait Source: Send + Sync + 'static {
-    /// Writes a consistent copy to `to`, which does not exist yet, and says
-    /// what it contains.
-    fn copy(&self, to: PathBuf) -> Pin<Box<dyn Future<Output = Result<Position, ApiError>> + Send>>;
+    /// Makes a consistent copy in a file of its own.
+    fn copy(&self) -> Pin<Box<dyn Future<Output = Result<Copied, ApiError>> + Send>>;
 
     /// This node's cluster, or why its data is not to be given away.
     ///
@@ -43,15 +42,14 @@ pub trait Source: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Server<E: Env> {
     env: E,
-    dir: Arc<Path>,
     source: Arc<dyn Source>,
     room: Arc<Semaphore>,
 }
 
 impl<E: Env> Server<E> {
-    /// A server whose copies are made in `dir`.
-    pub fn new(env: E, dir: &Path, source: Arc<dyn Source>) -> Self {
-        Self { env, dir: dir.into(), source, room: Arc::new(Semaphore::new(SERVING_MAX)) }
+    /// A server of copies that `source` makes.
+    pub fn new(env: E, source: Arc<dyn Source>) -> Self {
+        Self { env, source, room: Arc::new(Semaphore::new(SERVING_MAX)) }
     }
 
     /// Serves one opened connection.
@@ -83,14 +81,14 @@ impl<E: Env> Server<E> {
         let Ok(_room) = self.room.try_acquire() else {
             return Err(format!("{SERVING_MAX} snapshots are being served already: try again later"));
         };
-        let mut random = [0; 8];
-        self.env.entropy(&mut random);
-        let file = TempFile::name(&self.dir, u64::from_le_bytes(random));
-        let position = self.make(stream, session, &file).await?;
-        if position.seq < at_least {
-            return Err(format!("this node has applied {} and {at_least} is wanted: try again later", position.seq));
+        let copied = self.make(stream, session).await?;
+        if copied.position.seq < at_least {
+            let applied = copied.position.seq;
+            return Err(format!("this node has applied {applied} and {at_least} is wanted: try again later"));
         }
-        self.stream_file(stream, session, &file, cluster, position).await
+        let header = Header { cluster, position: copied.position, size: copied.bytes, hash: copied.hash };
+        self.stream_file(stream, session, copied.file.path(), header).await?;
+        Ok(header)
     }
 
     /// Makes the copy; tells the peer once a second that it is being made.
@@ -98,9 +96,8 @@ impl<E: Env> Server<E> {
         &self,
         stream: &mut S,
         session: &mut Session,
-        file: &TempFile,
-    ) -> Result<Position, String> {
-        let mut copying = self.source.copy(file.path().to_owned());
+    ) -> Result<Copied, String> {
+        let mut copying = self.source.copy();
         loop {
             match timeout(Duration::from_secs(1), &mut copying).await {
                 Ok(made) => return made.map_err(|e| format!("the copy could not be made: {e}")),
@@ -113,15 +110,12 @@ impl<E: Env> Server<E> {
         &self,
         stream: &mut S,
         session: &mut Session,
-        file: &TempFile,
-        cluster: ClusterId,
-        position: Position,
-    ) -> Result<Header, String> {
+        file: &Path,
+        header: Header,
+    ) -> Result<(), String> {
         let unreadable = |e: std::io::Error| format!("the copy could not be read: {e}");
-        let path = file.path().to_owned();
-        let opened = self.env.blocking(move || Reader::open(&path)).await;
-        let (mut reader, size) = opened.map_err(unreadable)?;
-        let header = Header { cluster, position, size };
+        let path = file.to_owned();
+        let mut reader = self.env.blocking(move || Reader::open(&path)).await.map_err(unreadable)?;
         record::send(stream, &mut session.send, Kind::Header, &header.encode()).await?;
         loop {
             let (back, block) = self
@@ -137,11 +131,11 @@ impl<E: Env> Server<E> {
                 None => break,
             }
         }
-        if reader.read != size {
-            return Err(format!("the copy changed while it was sent: {} bytes of {size}", reader.read));
+        let hash = Hash(*reader.hasher.finalize().as_bytes());
+        if (reader.read, hash) != (header.size, header.hash) {
+            return Err("the copy is not what was written: the disk damaged it".to_owned());
         }
-        record::send(stream, &mut session.send, Kind::End, reader.hasher.finalize().as_bytes()).await?;
-        Ok(header)
+        record::send(stream, &mut session.send, Kind::End, &[]).await
     }
 }
 
@@ -155,12 +149,10 @@ struct Reader {
 }
 
 impl Reader {
-    fn open(path: &Path) -> std::io::Result<(Self, u64)> {
+    fn open(path: &Path) -> std::io::Result<Self> {
         let file = std::fs::File::open(path)?;
-        let size = file.metadata()?.len();
         let compressor = zstd::bulk::Compressor::new(LEVEL)?;
-        let reader = Self { file, compressor, hasher: blake3::Hasher::new(), buffer: Vec::new(), read: 0 };
-        Ok((reader, size))
+        Ok(Self { file, compressor, hasher: blake3::Hasher::new(), buffer: Vec::new(), read: 0 })
     }
 
     /// The next block's payload; `None` at the end.

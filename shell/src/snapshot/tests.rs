@@ -3,7 +3,7 @@
 use super::fetch::{Failure, Fetcher, receive_file};
 use super::record::{self, Kind};
 use super::serve::{Server, Source};
-use super::{BLOCK, Header, TempFile, remove_leftovers};
+use super::{BLOCK, Header};
 use crate::api::{Installed, LogJob, StoreJob};
 use crate::app::NodeHandle;
 use crate::bus::auth::Keyring;
@@ -14,6 +14,7 @@ use crate::driver::{FetchOrder, PauseApply};
 use crate::env::WorkerHandle;
 use crate::env::real::RealEnv;
 use crate::error::ApiError;
+use crate::store::backup::{Copied, TempFile};
 use base_ha_core::ids::{ClusterId, ConfigVersion, ContentHash, Hash, Lineage, NodeId, Seq, Term, Url};
 use base_ha_core::io::Input;
 use base_ha_core::member::{Membership, QuorumMode};
@@ -30,18 +31,20 @@ use tokio::sync::mpsc;
 const AT: Position = Position { seq: Seq(42), term: Term(3), hash: Hash([5; 32]) };
 
 struct Given {
+    dir: PathBuf,
     bytes: Vec<u8>,
     fit: Result<ClusterId, String>,
     takes: Duration,
 }
 
 impl Source for Given {
-    fn copy(&self, to: PathBuf) -> Pin<Box<dyn Future<Output = Result<Position, ApiError>> + Send>> {
-        let (bytes, takes) = (self.bytes.clone(), self.takes);
+    fn copy(&self) -> Pin<Box<dyn Future<Output = Result<Copied, ApiError>> + Send>> {
+        let (dir, bytes, takes) = (self.dir.clone(), self.bytes.clone(), self.takes);
         Box::pin(async move {
             tokio::time::sleep(takes).await;
-            std::fs::write(to, bytes).map_err(|e| ApiError::new(500, "io", e.to_string()))?;
-            Ok(AT)
+            let file = TempFile::create(&dir).expect("created");
+            std::fs::write(file.path(), &bytes).expect("written");
+            Ok(Copied { file, position: AT, bytes: bytes.len() as u64, hash: hash(&bytes) })
         })
     }
 
@@ -50,8 +53,12 @@ impl Source for Given {
     }
 }
 
+fn hash(bytes: &[u8]) -> Hash {
+    Hash(*blake3::hash(bytes).as_bytes())
+}
+
 fn given(bytes: Vec<u8>) -> Given {
-    Given { bytes, fit: Ok(ClusterId(9)), takes: Duration::ZERO }
+    Given { dir: PathBuf::new(), bytes, fit: Ok(ClusterId(9)), takes: Duration::ZERO }
 }
 
 /// Bytes that compress a little, several blocks of them.
@@ -79,11 +86,13 @@ async fn opened() -> ((DuplexStream, Session), (DuplexStream, Session)) {
     ((a, client.expect("opened")), (b, server.expect("opened")))
 }
 
-async fn transfer(source: Given, at_least: u64) -> (tempfile::TempDir, PathBuf, Result<Header, String>) {
+async fn transfer(mut source: Given, at_least: u64) -> (tempfile::TempDir, PathBuf, Result<Header, String>) {
     let dir = tempfile::tempdir().expect("a directory");
+    source.dir = dir.path().to_owned();
     let to = dir.path().join("received");
+    std::fs::write(&to, b"").expect("written");
     let ((mut a, mut client), (mut b, mut session)) = opened().await;
-    let server = Server::new(RealEnv, dir.path(), Arc::new(source));
+    let server = Server::new(RealEnv, Arc::new(source));
     let serving = tokio::spawn(async move { server.serve(&mut b, &mut session).await });
     let result = receive_file(&RealEnv, &mut a, &mut client, at_least, &to).await;
     serving.await.expect("no panic");
@@ -100,7 +109,10 @@ async fn a_copy_arrives_whole() {
     for bytes in [content(), Vec::new(), vec![1], vec![2; BLOCK]] {
         let (dir, to, result) = transfer(given(bytes.clone()), 42).await;
         let header = result.expect("received");
-        assert_eq!(header, Header { cluster: ClusterId(9), position: AT, size: bytes.len() as u64 });
+        assert_eq!(
+            header,
+            Header { cluster: ClusterId(9), position: AT, size: bytes.len() as u64, hash: hash(&bytes) }
+        );
         assert!(std::fs::read(to).expect("a file") == bytes);
         assert_eq!(names(&dir), ["received"], "the server's own copy is gone");
     }
@@ -116,7 +128,7 @@ async fn a_copy_that_takes_long_to_make_is_waited_for() {
 async fn a_copy_that_is_not_far_enough_is_not_given() {
     let (dir, _, result) = transfer(given(content()), 43).await;
     assert!(result.expect_err("refused").contains("43 is wanted"));
-    assert!(names(&dir).is_empty());
+    assert_eq!(names(&dir), ["received"]);
 }
 
 #[tokio::test]
@@ -132,7 +144,8 @@ async fn tampered(mut tamper: impl FnMut(usize, &mut Vec<u8>) -> bool + Send + '
     let ((mut a, mut client), (mut b, mut session)) = opened().await;
     let (near, mut far) = duplex(64 << 10);
     let (mut request_to, mut bytes_from) = (Vec::new(), 0);
-    let server = Server::new(RealEnv, dir.path(), Arc::new(given(content())));
+    let source = Given { dir: dir.path().to_owned(), ..given(content()) };
+    let server = Server::new(RealEnv, Arc::new(source));
     tokio::spawn(async move {
         let mut wire = near;
         server.serve(&mut wire, &mut session).await;
@@ -162,7 +175,8 @@ async fn tampered(mut tamper: impl FnMut(usize, &mut Vec<u8>) -> bool + Send + '
             }
         }
     });
-    let result = receive_file(&RealEnv, &mut a, &mut client, 0, &dir.path().join("received")).await;
+    let to = TempFile::create(dir.path()).expect("created");
+    let result = receive_file(&RealEnv, &mut a, &mut client, 0, to.path()).await;
     wire.abort();
     result
 }
@@ -203,11 +217,12 @@ async fn lying(records: Vec<(Kind, Vec<u8>)>) -> Result<Header, String> {
             let _ = record::send(&mut b, &mut session.send, kind, &payload).await;
         }
     });
-    receive_file(&RealEnv, &mut a, &mut client, 42, &dir.path().join("received")).await
+    let to = TempFile::create(dir.path()).expect("created");
+    receive_file(&RealEnv, &mut a, &mut client, 42, to.path()).await
 }
 
-fn header(size: u64) -> (Kind, Vec<u8>) {
-    (Kind::Header, Header { cluster: ClusterId(9), position: AT, size }.encode())
+fn header(size: u64, of: &[u8]) -> (Kind, Vec<u8>) {
+    (Kind::Header, Header { cluster: ClusterId(9), position: AT, size, hash: hash(of) }.encode())
 }
 
 fn block(claimed: u32, bytes: &[u8]) -> (Kind, Vec<u8>) {
@@ -216,56 +231,45 @@ fn block(claimed: u32, bytes: &[u8]) -> (Kind, Vec<u8>) {
     (Kind::Block, payload)
 }
 
-fn end(bytes: &[u8]) -> (Kind, Vec<u8>) {
-    (Kind::End, blake3::hash(bytes).as_bytes().to_vec())
+fn end() -> (Kind, Vec<u8>) {
+    (Kind::End, Vec::new())
 }
 
 #[tokio::test]
 async fn a_lying_server_is_not_believed() {
-    assert!(lying(vec![header(3), block(3, b"abc"), end(b"abc")]).await.is_ok(), "the truth is believed");
+    assert!(lying(vec![header(3, b"abc"), block(3, b"abc"), end()]).await.is_ok(), "the truth is believed");
     let bomb = vec![0; 64 << 20];
     let other_version = {
-        let (kind, mut bytes) = header(3);
+        let (kind, mut bytes) = header(3, b"abc");
         bytes[4] = 9;
         (kind, bytes)
     };
-    let behind = Header { cluster: ClusterId(9), position: Position { seq: Seq(41), ..AT }, size: 3 }.encode();
+    let behind =
+        Header { cluster: ClusterId(9), position: Position { seq: Seq(41), ..AT }, size: 3, hash: AT.hash }.encode();
     let cases = [
-        ("hash", vec![header(3), block(3, b"abc"), end(b"abd")]),
-        ("ended after", vec![header(4), block(3, b"abc"), end(b"abc")]),
-        ("bound", vec![header(2), block(3, b"abc"), end(b"abc")]),
-        ("bound", vec![header(u64::MAX), block(u32::MAX, &bomb), end(&bomb)]),
-        ("damaged", vec![header(u64::MAX), block(1_000, &bomb), end(&bomb)]),
-        ("and not", vec![header(9), block(9, b"abc"), end(b"abc")]),
-        ("damaged", vec![header(3), (Kind::Block, vec![3, 0, 0, 0, 1, 2, 3]), end(b"abc")]),
-        ("too short", vec![header(3), (Kind::Block, vec![3])]),
+        ("hash", vec![header(3, b"abd"), block(3, b"abc"), end()]),
+        ("ended after", vec![header(4, b"abc"), block(3, b"abc"), end()]),
+        ("bound", vec![header(2, b"abc"), block(3, b"abc"), end()]),
+        ("bound", vec![header(u64::MAX, &bomb), block(u32::MAX, &bomb), end()]),
+        ("damaged", vec![header(u64::MAX, &bomb), block(1_000, &bomb), end()]),
+        ("and not", vec![header(9, b"abc"), block(9, b"abc"), end()]),
+        ("damaged", vec![header(3, b"abc"), (Kind::Block, vec![3, 0, 0, 0, 1, 2, 3]), end()]),
+        ("too short", vec![header(3, b"abc"), (Kind::Block, vec![3])]),
         ("version 9", vec![other_version]),
         ("too short", vec![(Kind::Header, vec![1])]),
         ("42 is wanted", vec![(Kind::Header, behind)]),
         ("out of turn", vec![block(3, b"abc")]),
-        ("out of turn", vec![header(3), header(3)]),
+        ("out of turn", vec![header(3, b"abc"), header(3, b"abc")]),
         ("out of turn", vec![(Kind::Request, Vec::new())]),
-        ("32 bytes", vec![header(0), (Kind::End, vec![1])]),
+        ("hash", vec![header(0, b"abc"), end()]),
+        ("bytes, not", vec![(Kind::Header, vec![b'b', b'H', b'A', b's', 1, 0])]),
         ("the other node says: no", vec![(Kind::Refusal, b"n\x1bo".to_vec())]),
-        ("ended before", vec![header(3)]),
+        ("ended before", vec![header(3, b"abc")]),
     ];
     for (wanted, records) in cases {
         let reason = lying(records).await.expect_err(wanted);
         assert!(reason.contains(wanted), "{wanted}: {reason}");
     }
-}
-
-#[test]
-fn unfinished_copies_are_removed_at_the_next_start() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let left = TempFile::name(dir.path(), 7).keep();
-    std::fs::write(&left, b"x").expect("written");
-    std::fs::write(dir.path().join("data.db"), b"x").expect("written");
-    std::fs::write(dir.path().join("snapshot-of-mine.db"), b"x").expect("written");
-    remove_leftovers(dir.path()).expect("removed");
-    let mut names = names(&dir);
-    names.sort();
-    assert_eq!(names, ["data.db", "snapshot-of-mine.db"]);
 }
 
 fn membership() -> Membership {
@@ -328,18 +332,17 @@ async fn installed(
     let fetcher = Fetcher {
         env: RealEnv,
         dir: dir.path().to_owned(),
-        bus: DirectBus::new(RealEnv, &config, node.clone()),
+        bus: DirectBus::new(RealEnv, &config, node.clone(), Arc::default()),
         log,
         store,
         node,
         reopen: Arc::new(move || told.lock().expect("fine").push("reopen")),
         failures: AtomicU32::new(0),
     };
-    let file = TempFile::name(dir.path(), 1);
+    let file = TempFile::create(dir.path()).expect("created");
     let path = file.path().to_owned();
-    std::fs::write(&path, b"x").expect("written");
     let fetch = FetchOrder { from: url, at_least: AT, reseed: false, pause: PauseApply::obliging() };
-    let header = Header { cluster: ClusterId(9), position: AT, size: 1 };
+    let header = Header { cluster: ClusterId(9), position: AT, size: 1, hash: AT.hash };
     let result = fetcher.install(&fetch, header, file).await;
     let order = order.lock().expect("fine").clone();
     (order, result, path.exists())

@@ -79,6 +79,7 @@ pub(super) fn classify_text(connection: &Connection, gate: &Gate, sql: &str) -> 
     if sql.as_bytes().contains(&0) {
         return Found::Refused(ApiError::new(400, "bad_sql", "The SQL text holds a NUL character."));
     }
+    gate.forget();
     gate.take_seen();
     let mut batch = Batch::new(connection, sql);
     let mut statements = 0_usize;
@@ -138,6 +139,9 @@ fn classify_statement(statement: &Statement<'_>, gate: &Gate) -> Result<bool, Ap
 }
 
 fn unprepared(error: &rusqlite::Error, gate: &Gate) -> Found {
+    if gate.has_denied() {
+        return Found::Refused(gate.explain(error));
+    }
     match sqlerror::code(error) {
         ffi::SQLITE_AUTH | ffi::SQLITE_TOOBIG => Found::Refused(gate.explain(error)),
         ffi::SQLITE_ERROR if is_grammar(error) => Found::Refused(gate.explain(error)),

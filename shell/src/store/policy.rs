@@ -5,10 +5,10 @@
 //! (`classify`) and of what it changed.
 
 use super::schema_sql::is_own;
+use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, ffi};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -240,6 +240,17 @@ impl Gate {
         self.open.store(open, Ordering::Relaxed);
     }
 
+    /// Whether this gate is why the last statement failed. Ask before
+    /// [`Gate::explain`], which forgets it.
+    pub fn has_denied(&self) -> bool {
+        self.denied.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Before another request: what was denied to the last is not its fault.
+    pub fn forget(&self) {
+        *self.denied.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// What was seen since the last call.
     pub fn take_seen(&self) -> Seen {
         let bits = self.seen.swap(0, Ordering::Relaxed);
@@ -249,9 +260,11 @@ impl Gate {
     /// `error` as a client is told it, with the reason if it was this gate
     /// that refused.
     pub fn explain(&self, error: &rusqlite::Error) -> crate::error::ApiError {
-        let denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut told = super::sqlerror::api_error(error);
-        if let (Some(why), ffi::SQLITE_AUTH) = (denied, super::sqlerror::code(error)) {
+        if let Some(why) = self.denied.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // SQLite calls a refused function a plain error.
+            told.status = 403;
+            told.code = "forbidden_sql";
             told.message = format!("This SQL is refused: {why}.");
         }
         told

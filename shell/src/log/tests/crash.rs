@@ -90,10 +90,13 @@ fn a_bit_flip_in_the_wal_is_amnesia_until_a_new_incarnation() {
     assert!(kept > 5 && kept < 45, "{kept}");
     // A crash now, appends, time: none of them makes it forget.
     log.append(None, &all[kept..]);
+    log.append(None, &chain(ends(&all), 1, 5));
     log.tick(Duration::from_secs(5));
+    log.store(HardState { term: Term(6), ..found.hard.clone() });
     log.close();
     let (mut log, found) = Log::start(&env, copy.path(), Position::START);
     assert!(found.amnesia, "the log is long enough again, the votes are not");
+    assert_eq!((found.hard.term, found.hard.high_water), (Term(6), ends(&all)), "the evidence stays");
     log.store(HardState { incarnation: Incarnation(1), ..HardState::default() });
     log.close();
     assert!(!recover(&env, copy.path(), Position::START).amnesia);

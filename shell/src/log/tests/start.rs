@@ -270,6 +270,37 @@ fn a_corrupt_middle_is_never_cut_out() {
     assert!(found.amnesia);
 }
 
+/// Damage below what `data.db` durably contains costs a lagging peer its
+/// shortcut and nobody anything else.
+#[test]
+fn damage_below_the_checkpoint_shortens_the_log() {
+    let env = Still::new();
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (mut log, _) = Log::start(&env, dir.path(), Position::START);
+    let all = chain_of(Position::START, 1, 40, |n| Bytes::from(vec![n as u8; 6000]));
+    log.append(None, &all);
+    log.close();
+    let path = dir.path().join("log.db");
+    let mut bytes = fs::read(&path).expect("read");
+    for entry in [10u8, 30] {
+        let at = bytes.windows(64).position(|w| w == [entry; 64]).expect("the entry's payload");
+        bytes[at + 10] ^= 4;
+    }
+    fs::write(&path, bytes).expect("written");
+
+    let (mut log, found) = Log::start(&env, dir.path(), ends(&all));
+    assert!(!found.amnesia);
+    log.run([LogJob::Trim { below: Seq(21) }]);
+    assert_eq!(log.load(5, 15, 1 << 20), (all[19].position(), Vec::new()), "gone, as after a trim");
+    assert_eq!(log.worker.stats().first(), Seq(21));
+    assert_eq!(log.fatal(), None);
+    assert_eq!(log.load(21, 25, 1 << 20).1, all[20..25]);
+    // Above it there is nothing to give up.
+    log.run([LogJob::Load { id: 1, from: Seq(25), through: Seq(35), bytes_max: 1 << 20 }]);
+    assert!(log.fatal().expect("the process must end").contains("entry 30"));
+    assert_eq!(log.worker.stats().first(), Seq(21));
+}
+
 #[test]
 fn refounding_makes_this_node_the_only_voter() {
     let env = Still::new();

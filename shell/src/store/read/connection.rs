@@ -15,7 +15,7 @@ use base_ha_core::ids::{Hash, Seq, StreamId, Term};
 use base_ha_core::position::Position;
 use base_ha_core::time::MonoTime;
 use rusqlite::fallible_iterator::FallibleIterator;
-use rusqlite::{Batch, Connection, InterruptHandle, OpenFlags, Statement};
+use rusqlite::{Batch, Connection, InterruptHandle, OpenFlags, Statement, StatementStatus};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -27,6 +27,9 @@ const STEPS_PER_TICK: u32 = 1_000;
 const CACHE_KIB: i64 = 1_024;
 /// Compiled statements that a connection keeps.
 const STATEMENTS_KEPT: usize = 64;
+/// The longest text whose compiled form is kept, in bytes: 64 forms of a
+/// megabyte of SQL each would be the larger part of the node.
+const KEPT_LENGTH_MAX: usize = 4 << 10;
 /// How long a slow read waits for a lock. Readers of a write-ahead log wait
 /// for nobody but its recovery.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -112,6 +115,8 @@ struct Meter {
     left: AtomicU32,
     /// Calls made.
     ticks: AtomicU32,
+    /// Steps of statements that have ended.
+    steps: AtomicU32,
     /// When to stop, in nanoseconds of the monotonic clock.
     until: AtomicU64,
     /// 0, or the reason for stopping.
@@ -124,6 +129,7 @@ impl Meter {
     fn start(&self, left: u32, until: MonoTime) {
         self.left.store(left, Ordering::Relaxed);
         self.ticks.store(0, Ordering::Relaxed);
+        self.steps.store(0, Ordering::Relaxed);
         self.until.store(until.0, Ordering::Relaxed);
         self.tripped.store(0, Ordering::Relaxed);
     }
@@ -137,6 +143,13 @@ impl Meter {
             self.tripped.store(TRIPPED, Ordering::Relaxed);
         }
         stop
+    }
+
+    /// Adds a statement's steps; all so far.
+    fn add_steps(&self, steps: u32) -> u32 {
+        let all = self.steps.load(Ordering::Relaxed).saturating_add(steps);
+        self.steps.store(all, Ordering::Relaxed);
+        all
     }
 
     fn has_tripped(&self) -> bool {
@@ -192,7 +205,7 @@ impl Reader {
 
     /// Whether the last read would have fitted a runtime thread.
     pub(super) fn was_quick(&self) -> bool {
-        self.meter.ticks.load(Ordering::Relaxed) < FAST_STEPS / STEPS_PER_TICK / 2
+        self.meter.steps.load(Ordering::Relaxed) < FAST_STEPS / 2
     }
 
     /// Runs a read, position and rows from one snapshot.
@@ -224,6 +237,7 @@ impl Reader {
     fn run_in_snapshot(&self, request: &ReadRequest, known: &[Arc<Known>], mode: Mode) -> Result<ReadAnswer, Stop> {
         // The node's own statement may be compiled again when it is stepped:
         // the gate stays open until its row is here.
+        self.gate.forget();
         self.gate.set_open(true);
         let stop = |e: rusqlite::Error| self.stop(&e, mode);
         let mut first = self.connection.prepare_cached(POSITION).map_err(stop)?;
@@ -239,7 +253,8 @@ impl Reader {
         let mut writer = ResultWriter::new(request.many, request.limits.rows_max, request.limits.answer_bytes_max);
         for (statement, text) in request.statements.iter().zip(known) {
             let mut binder = Binder::new(&statement.params)?;
-            if matches!(**text, Known::Read { single: true, .. }) {
+            let single = matches!(**text, Known::Read { single: true, .. });
+            if single && statement.sql.len() <= KEPT_LENGTH_MAX {
                 let mut compiled = self.connection.prepare_cached(&statement.sql).map_err(stop)?;
                 self.run_statement(&mut compiled, &mut binder, &mut writer, mode)?;
             } else {
@@ -290,6 +305,13 @@ impl Reader {
         drop(rows);
         if !begun {
             begin(writer, statement)?;
+        }
+        // Statements that are too short for the progress handler add up. The
+        // counter starts at 0 for the next run, so that it always ticks at
+        // the same steps.
+        let steps = u32::try_from(statement.reset_status(StatementStatus::VmStep)).unwrap_or(u32::MAX);
+        if self.meter.add_steps(steps) > FAST_STEPS && matches!(mode, Mode::Fast { .. }) {
+            return Err(Stop::Budget);
         }
         Ok(())
     }

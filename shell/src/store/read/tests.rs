@@ -293,6 +293,17 @@ async fn a_long_read_leaves_the_runtime_and_is_stopped_at_its_deadline() {
 }
 
 #[tokio::test]
+async fn many_short_statements_are_one_long_read() {
+    let case = Case::new(1);
+    let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20) SELECT max(i) FROM n";
+    let mut request = case.request(sql, Params::None);
+    request.many = true;
+    request.statements = vec![request.statements[0].clone(); 200];
+    case.reads.run(request).await.expect("reads");
+    assert_eq!((case.count(|s| &s.moved), case.count(|s| &s.slow)), (1, 1));
+}
+
+#[tokio::test]
 async fn a_long_read_that_ends_is_answered() {
     let case = Case::new(1);
     let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT :top) SELECT max(i) AS m FROM n";

@@ -3,7 +3,6 @@
 //! hold always: one writer a term, one permit at a time, one history.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
-use base_ha_core::wire::decode_membership;
 use base_ha_core::config::Config;
 use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::hlc::Hlc;
@@ -14,6 +13,7 @@ use base_ha_core::message::{Envelope, Message};
 use base_ha_core::node::Node;
 use base_ha_core::position::Position;
 use base_ha_core::time::{MonoTime, Now, WallTime};
+use base_ha_core::wire::decode_membership;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -167,11 +167,7 @@ impl World {
         }
         let mut memberships: Vec<_> = image.membership.iter().cloned().collect();
         let after = memberships.first().map_or(Seq(0), |(seq, _)| *seq);
-        for entry in image
-            .log
-            .iter()
-            .filter(|e| e.kind == EntryKind::Config && e.seq > after)
-        {
+        for entry in image.log.iter().filter(|e| e.kind == EntryKind::Config && e.seq > after) {
             memberships.push((entry.seq, decode_membership(entry.payload.clone()).unwrap()));
         }
         let mut seed = [n as u8 + 1; 32];
@@ -239,11 +235,7 @@ impl World {
     /// Runs for so many milliseconds.
     pub fn run(&mut self, ms: u64) {
         let end = self.now + ms * MS;
-        while self
-            .queue
-            .first_key_value()
-            .is_some_and(|((at, _), _)| *at <= end)
-        {
+        while self.queue.first_key_value().is_some_and(|((at, _), _)| *at <= end) {
             self.turn();
         }
         self.now = end;
@@ -253,11 +245,7 @@ impl World {
     pub fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> u64 {
         let begin = self.now;
         while !done(self) {
-            assert!(
-                self.now < begin + 60_000 * MS,
-                "a minute passed without {what}:\n{}",
-                self.describe()
-            );
+            assert!(self.now < begin + 60_000 * MS, "a minute passed without {what}:\n{}", self.describe());
             self.turn();
         }
         (self.now - begin) / MS
@@ -324,18 +312,9 @@ impl World {
         let rot = self.hosts[n].rot;
         let image = &mut self.hosts[n].disk;
         let from = image.applied.seq;
-        let entries: Vec<Entry> = image
-            .log
-            .iter()
-            .filter(|e| e.seq > from && e.seq <= through)
-            .cloned()
-            .collect();
+        let entries: Vec<Entry> = image.log.iter().filter(|e| e.seq > from && e.seq <= through).cloned().collect();
         for entry in entries {
-            assert_eq!(
-                entry.seq.0,
-                image.applied.seq.0 + 1,
-                "a gap in what is applied"
-            );
+            assert_eq!(entry.seq.0, image.applied.seq.0 + 1, "a gap in what is applied");
             match entry.kind {
                 EntryKind::Noop => {}
                 EntryKind::Config => {
@@ -352,11 +331,7 @@ impl World {
             }
             image.applied = entry.position();
             let known = self.committed.insert(entry.seq, entry.hash);
-            assert!(
-                known.is_none_or(|h| h == entry.hash),
-                "two histories at {}",
-                entry.seq
-            );
+            assert!(known.is_none_or(|h| h == entry.hash), "two histories at {}", entry.seq);
         }
         let (position, content) = (image.applied, ContentHash(image.content));
         self.step(n, Input::Applied { position, content });
@@ -364,33 +339,17 @@ impl World {
 
     fn load(&mut self, n: usize, id: LoadId, from: Seq, through: Seq) {
         let image = &self.hosts[n].disk;
-        let entries: Vec<Entry> = image
-            .log
-            .iter()
-            .filter(|e| e.seq >= from && e.seq <= through)
-            .take(16)
-            .cloned()
-            .collect();
+        let entries: Vec<Entry> =
+            image.log.iter().filter(|e| e.seq >= from && e.seq <= through).take(16).cloned().collect();
         let before = Seq(from.0 - 1);
-        let prev = image
-            .log
-            .iter()
-            .find(|e| e.seq == before)
-            .map(Entry::position);
+        let prev = image.log.iter().find(|e| e.seq == before).map(Entry::position);
         let prev = prev.unwrap_or(image.base);
-        let entries = if entries.first().is_some_and(|e| e.seq == from) {
-            entries
-        } else {
-            vec![]
-        };
+        let entries = if entries.first().is_some_and(|e| e.seq == from) { entries } else { vec![] };
         self.step(n, Input::LogLoaded { id, prev, entries });
     }
 
     fn fetch(&mut self, n: usize, from: Url, at_least: Position) {
-        let source = self
-            .hosts
-            .iter()
-            .position(|h| h.config.url == from && h.node.is_some());
+        let source = self.hosts.iter().position(|h| h.config.url == from && h.node.is_some());
         let image = source.map(|s| self.hosts[s].disk.clone());
         let image = image.filter(|i| i.applied.seq >= at_least.seq && i.membership.is_some());
         let Some(image) = image else {
@@ -409,15 +368,7 @@ impl World {
         mine.membership = image.membership.clone();
         let (_, membership) = image.membership.unwrap();
         let content = ContentHash(mine.content);
-        self.step(
-            n,
-            Input::SnapshotInstalled {
-                position,
-                membership,
-                content,
-                log_reset: !held,
-            },
-        );
+        self.step(n, Input::SnapshotInstalled { position, membership, content, log_reset: !held });
     }
 
     pub fn step(&mut self, n: usize, input: Input) {
@@ -472,9 +423,7 @@ impl World {
                     self.hosts[n].apply_free_at = at;
                     self.push(at, n, life, What::Apply { through });
                 }
-                Output::LoadLog {
-                    id, from, through, ..
-                } => {
+                Output::LoadLog { id, from, through, .. } => {
                     self.push(self.now + MS / 2, n, life, What::Load { id, from, through });
                 }
                 Output::FetchSnapshot { from, at_least, .. } => {
@@ -501,10 +450,7 @@ impl World {
         let to: Vec<usize> = match route {
             Route::Url(url) => {
                 let all = self.hosts.iter().enumerate();
-                all.filter(|(_, h)| h.config.url == url)
-                    .map(|(m, _)| m)
-                    .take(1)
-                    .collect()
+                all.filter(|(_, h)| h.config.url == url).map(|(m, _)| m).take(1).collect()
             }
             Route::Conn(conn) => vec![self.conns[conn as usize].0],
         };
@@ -515,19 +461,12 @@ impl World {
             if self.cut.contains(&(n, m)) {
                 continue;
             }
-            let conn = self
-                .conns
-                .iter()
-                .position(|c| *c == (n, m))
-                .unwrap_or_else(|| {
-                    self.conns.push((n, m));
-                    self.conns.len() - 1
-                });
+            let conn = self.conns.iter().position(|c| *c == (n, m)).unwrap_or_else(|| {
+                self.conns.push((n, m));
+                self.conns.len() - 1
+            });
             let route = Route::Conn(conn as u64);
-            let input = Input::Received {
-                route,
-                envelope: envelope.clone(),
-            };
+            let input = Input::Received { route, envelope: envelope.clone() };
             let life = self.hosts[m].life;
             self.push(self.now + self.latency, m, life, What::Input(input));
         }
@@ -535,18 +474,12 @@ impl World {
 
     fn check_promises(&self) {
         let permits = (0..self.hosts.len()).filter(|n| self.may_write(*n)).count();
-        assert!(
-            permits <= 1,
-            "{permits} permits at once:\n{}",
-            self.describe()
-        );
+        assert!(permits <= 1, "{permits} permits at once:\n{}", self.describe());
     }
 
     pub fn may_write(&self, n: usize) -> bool {
         let host = &self.hosts[n];
-        host.node
-            .as_ref()
-            .is_some_and(|node| node.may_write(self.clock(n)).is_ok())
+        host.node.as_ref().is_some_and(|node| node.may_write(self.clock(n)).is_ok())
     }
 
     pub fn writable(&self) -> Option<usize> {
@@ -560,13 +493,7 @@ impl World {
     pub fn write(&mut self, n: usize, text: &str) -> ProposalId {
         self.nonces += 1;
         let id = self.nonces;
-        self.step(
-            n,
-            Input::Propose {
-                id,
-                payloads: vec![Bytes::from(text.to_owned())],
-            },
-        );
+        self.step(n, Input::Propose { id, payloads: vec![Bytes::from(text.to_owned())] });
         id
     }
 
@@ -576,9 +503,9 @@ impl World {
             .iter()
             .rev()
             .find(|o| match o {
-                Output::Proposed { id, .. }
-                | Output::ProposalRefused { id, .. }
-                | Output::ProposalUnknown { id } => *id == proposal,
+                Output::Proposed { id, .. } | Output::ProposalRefused { id, .. } | Output::ProposalUnknown { id } => {
+                    *id == proposal
+                }
                 _ => false,
             })
             .cloned()
@@ -609,21 +536,10 @@ impl World {
     /// Drops the first entries of a host's log, as the shell's retention does.
     pub fn trim(&mut self, n: usize, through: Seq) {
         let image = &mut self.hosts[n].disk;
-        let base = image
-            .log
-            .iter()
-            .find(|e| e.seq == through)
-            .unwrap()
-            .position();
+        let base = image.log.iter().find(|e| e.seq == through).unwrap().position();
         image.log.retain(|e| e.seq > through);
         image.base = base;
-        self.step(
-            n,
-            Input::LogTrimmed {
-                first: through.next(),
-                base,
-            },
-        );
+        self.step(n, Input::LogTrimmed { first: through.next(), base });
     }
 
     pub fn describe(&self) -> String {
@@ -644,17 +560,8 @@ impl World {
                 s.pin.writer,
                 s.unfit,
                 s.membership.version,
-                s.membership
-                    .members
-                    .iter()
-                    .map(|m| (m.id().cloned(), m.role))
-                    .collect::<Vec<_>>(),
-                host.events
-                    .iter()
-                    .rev()
-                    .take(6)
-                    .map(|(at, e)| (at / MS, e))
-                    .collect::<Vec<_>>(),
+                s.membership.members.iter().map(|m| (m.id().cloned(), m.role)).collect::<Vec<_>>(),
+                host.events.iter().rev().take(6).map(|(at, e)| (at / MS, e)).collect::<Vec<_>>(),
             );
         }
         text
@@ -662,10 +569,7 @@ impl World {
 }
 
 pub fn is_vote(envelope: &Envelope) -> bool {
-    matches!(
-        envelope.message,
-        Message::Vote { .. } | Message::PreVote { .. }
-    )
+    matches!(envelope.message, Message::Vote { .. } | Message::PreVote { .. })
 }
 
 pub const LEASE: Duration = Duration::from_millis(1500);

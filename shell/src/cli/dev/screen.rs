@@ -82,7 +82,8 @@ impl Screen {
         for line in lines {
             out.push_str(&format!("{line}\x1b[K\n"));
         }
-        self.height = lines.len();
+        let width = terminal_width();
+        self.height = lines.iter().map(|line| rows_of(line, width)).sum();
         emit(&out);
     }
 
@@ -96,7 +97,9 @@ impl Screen {
             out.push_str(&format!("{note}\x1b[K\n"));
         }
         // Back to below the picture, where the next one starts from.
-        out.push_str(&format!("\x1b[{}A", self.notes.len() + 1));
+        let width = terminal_width();
+        let rows: usize = self.notes.iter().map(|note| rows_of(note, width)).sum();
+        out.push_str(&format!("\x1b[{}A", rows + 1));
         emit(&out);
     }
 
@@ -135,6 +138,17 @@ fn emit(text: &str) {
     let _a_terminal_that_went_away = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
+/// The terminal's columns. It may be resized at any moment: then one picture
+/// is drawn askew.
+fn terminal_width() -> usize {
+    rustix::termios::tcgetwinsize(io::stdout()).map_or(80, |size| usize::from(size.ws_col)).max(1)
+}
+
+/// How many of the terminal's rows a line takes: long ones wrap.
+fn rows_of(line: &str, width: usize) -> usize {
+    line.chars().count().div_ceil(width).max(1)
+}
+
 fn picture(rows: &[Row], children: &[Child]) -> Vec<String> {
     let mut header = status::HEADER.to_vec();
     header.push("PID");
@@ -160,4 +174,14 @@ fn to_copy(children: &[Child], writer: Option<usize>) -> Vec<String> {
         format!("read elsewhere  curl {}/query -d '{{\"sql\":\"SELECT * FROM notes\"}}'", other.url()),
         format!("kill the writer {kill}"),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_take_several_rows() {
+        assert_eq!((rows_of("", 80), rows_of(&"x".repeat(80), 80), rows_of(&"x".repeat(81), 80)), (1, 1, 2));
+    }
 }

@@ -470,6 +470,16 @@ impl Node {
         self.membership().is_voter(&self.config.id, self.hard.incarnation)
     }
 
+    /// A voter of the membership in force, or of one before it as long as that
+    /// is not known to be committed: a writer that removes itself and dies
+    /// may hold the only log that the others' votes can complete, so it must
+    /// stand, counting itself for nothing (Raft 4.2.2).
+    fn voter_until_settled(&self) -> bool {
+        self.is_voter()
+            || (self.memberships.iter())
+                .any(|(_, m)| m.is_voter(&self.config.id, self.hard.incarnation))
+    }
+
     fn sole_voter(&self) -> bool {
         self.is_voter() && self.membership().voters().count() == 1
     }

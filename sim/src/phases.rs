@@ -8,8 +8,10 @@ use crate::cluster::Cluster;
 use crate::plan::Plan;
 use crate::report::{Failure, Report};
 use crate::trace::TraceMode;
+use base_ha_core::ids::join;
 use base_ha_core::io::Part;
 use base_ha_core::member::Role;
+use std::fmt::Write;
 
 /// How long a healed cluster may take to settle, in milliseconds beside what
 /// follows from its lease.
@@ -63,11 +65,53 @@ fn wait(
             return Ok(());
         };
         if cluster.now >= limit {
-            return Err(cluster.failure(property, reason));
+            return Err(cluster.failure(property, format!("{reason}{}", standings(cluster))));
         }
         let next = cluster.in_ms(100);
         cluster.run_until(next)?;
     }
+}
+
+/// What every node thinks, a line each.
+fn standings(cluster: &Cluster) -> String {
+    let mut text = String::new();
+    for machine in &cluster.hosts {
+        let _ = write!(text, "\n  {}: ", machine.id);
+        let Some(process) = &machine.process else {
+            text.push_str("down");
+            continue;
+        };
+        let status = process.node.status(machine.clock.now(cluster.now));
+        let members = status.membership.members.iter().map(|m| {
+            let who = m.id().map_or(m.url.as_str(), |id| id.as_str());
+            let known = (m.identity.as_ref()).is_none_or(|(id, n)| {
+                cluster
+                    .hosts
+                    .iter()
+                    .any(|h| h.id == *id && h.disk.hard.incarnation == *n)
+            });
+            format!(
+                "{who}={:?}{}",
+                m.role,
+                if known { "" } else { " (old disk)" }
+            )
+        });
+        let _ = write!(
+            text,
+            "{:?} of term {}, log {} of term {}, commit {}, applied {}, membership {} [{}], disk {:?}, unfit {:?}",
+            status.part,
+            status.pin.term,
+            status.last.seq,
+            status.last.term,
+            status.commit,
+            status.applied,
+            status.membership.version,
+            join(members, ", "),
+            process.incarnation,
+            status.unfit
+        );
+    }
+    text
 }
 
 /// What a settled cluster still lacks: a writer, the one that belongs there,
@@ -137,6 +181,7 @@ fn behind(cluster: &Cluster) -> Option<String> {
         }
         let data = &other.disk.data;
         if member.role != Role::Witness
+            && !other.config.witness
             && (data.applied, data.content) != (writer.disk.data.applied, writer.disk.data.content)
         {
             return Some(format!("{id} has applied {}", data.applied.seq));

@@ -44,6 +44,12 @@ impl Node {
             Ok(_) if !self.may_change(writer) => {
                 out.push(Output::AdminDone { id, outcome: AdminOutcome::Busy });
             }
+            Ok(members) if !self.has_live_quorum(&members, now) => {
+                out.push(Output::AdminDone {
+                    id,
+                    outcome: AdminOutcome::NoQuorum,
+                });
+            }
             Ok(members) => {
                 self.propose_members(now, members, out);
                 let seq = self.log.last().seq;
@@ -52,6 +58,20 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Whether a quorum of `members` was heard within the lease. A change is in
+    /// force as soon as it is appended: one whose quorum is not there could
+    /// neither be committed nor taken back.
+    fn has_live_quorum(&self, members: &[Member], now: Now) -> bool {
+        let voters = || members.iter().filter(|m| m.votes());
+        let live = voters()
+            .filter_map(|m| m.identity.as_ref())
+            .filter(|(id, incarnation)| {
+                *id == self.config.id || self.alive(id, *incarnation, now.mono)
+            })
+            .count();
+        live > voters().count() / 2
     }
 
     fn with_member(&self, url: &Url, role: Role) -> Result<Vec<Member>, AdminOutcome> {

@@ -51,7 +51,10 @@ impl Node {
 
     /// Whether this node could ever stand in the membership as it is.
     pub(super) fn may_campaign_ever(&self) -> bool {
-        !self.unborn() && self.is_voter() && self.stop_by.is_none() && self.static_writer_allows()
+        !self.unborn()
+            && self.voter_until_settled()
+            && self.stop_by.is_none()
+            && self.static_writer_allows()
     }
 
     fn static_writer_allows(&self) -> bool {
@@ -60,7 +63,7 @@ impl Node {
 
     /// Whether nothing about this node keeps it from standing now.
     pub(super) fn may_stand(&self, now: Now) -> bool {
-        self.is_voter()
+        self.voter_until_settled()
             && self.static_writer_allows()
             && self.stop_by.is_none()
             && !self.health.full

@@ -11,7 +11,7 @@ use crate::ids::{Incarnation, NodeId, Seq, Url};
 use crate::io::{Event, LoadId, Outbox, Output};
 use crate::log::weight;
 use crate::member::Role;
-use crate::message::{Append, Message};
+use crate::message::{Append, Message, Refused};
 use crate::position::Position;
 use crate::time::Now;
 use alloc::collections::BTreeMap;
@@ -40,6 +40,12 @@ impl Node {
         let last = self.log.last();
         let mut sent = false;
         if progress.amnesiac {
+            // Told until it comes back as somebody else: word may be lost.
+            if core::mem::take(&mut progress.due) {
+                let acknowledged = progress.matched;
+                let refused = Message::Refused(Refused::Amnesia { acknowledged });
+                self.tell(id, Gate::HardState, refused, out);
+            }
             return;
         }
         self.urge_snapshot(now, id, progress, out);

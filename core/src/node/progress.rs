@@ -39,12 +39,9 @@ pub(super) struct Progress {
     pub(super) next: Seq,
     /// Durable there, and the same as here.
     pub(super) matched: Seq,
-    /// The newest send time that raised or confirmed `matched`.
+    /// When `matched` was last raised: what was sent later was received by a
+    /// follower that had all of it.
     pub(super) matched_at: MonoTime,
-    /// When word of `matched` came in: an answer to anything sent after it
-    /// was written by a follower that had `matched`. Echoes alone prove no
-    /// order: a bare append may overtake the entries sent before it.
-    pub(super) matched_seen: MonoTime,
     /// The newest own send time that it answered (R1's s for this node).
     pub(super) acked: Option<MonoTime>,
     pub(super) feed: Feed,
@@ -72,7 +69,6 @@ impl Progress {
             next,
             matched: Seq(0),
             matched_at: MonoTime(0),
-            matched_seen: MonoTime(0),
             acked: None,
             feed: Feed::Probe { asked: false },
             flights: VecDeque::new(),
@@ -105,13 +101,12 @@ impl Progress {
         self.flight_bytes += bytes;
     }
 
-    /// It has everything up to `matched`, as came in at `seen`.
-    pub(super) fn matched(&mut self, matched: Seq, echo: MonoTime, seen: MonoTime) {
+    /// It has everything up to `matched`.
+    pub(super) fn matched(&mut self, matched: Seq, now: MonoTime) {
         if matched > self.matched {
             self.matched = matched;
-            self.matched_seen = seen;
+            self.matched_at = now;
         }
-        self.matched_at = self.matched_at.max(echo);
         self.next = self.next.max(self.matched.next());
         while self.flights.front().is_some_and(|f| f.last <= self.matched) {
             if let Some(flight) = self.flights.pop_front() {

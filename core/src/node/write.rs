@@ -123,12 +123,14 @@ impl Node {
             AppendResult::Durable { matched } => {
                 progress.acked = progress.acked.max(Some(echo));
                 progress.applied = progress.applied.max(appended.applied);
-                progress.matched(matched, echo, last_stamp);
+                progress.matched(matched, last_stamp);
             }
             AppendResult::Mismatch { hint, last: theirs } => {
-                if theirs < progress.matched && echo > progress.matched_seen {
+                if theirs < progress.matched && echo > progress.matched_at {
                     // In one term an acknowledged entry cannot go away, except
-                    // with its disk.
+                    // with its disk. This answers something sent after the
+                    // acknowledgement came in: one sent before it may have
+                    // overtaken the entry itself.
                     progress.amnesiac = true;
                     let acknowledged = progress.matched;
                     let refused = Message::Refused(Refused::Amnesia { acknowledged });

@@ -3,6 +3,7 @@
 //! hold always: one writer a term, one permit at a time, one history.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+use base_ha_core::wire::decode_membership;
 use base_ha_core::config::Config;
 use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::hlc::Hlc;
@@ -12,13 +13,15 @@ use base_ha_core::member::Membership;
 use base_ha_core::message::{Envelope, Message};
 use base_ha_core::node::Node;
 use base_ha_core::position::Position;
+use base_ha_core::prng::Prng;
 use base_ha_core::time::{MonoTime, Now, WallTime};
-use base_ha_core::wire::decode_membership;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub const MS: u64 = 1_000_000;
+/// Frames reach whatever process runs when they arrive.
+const ANY_LIFE: u64 = u64::MAX;
 
 /// What survives a crash.
 #[derive(Clone, Default)]
@@ -50,6 +53,8 @@ pub struct Host {
     /// Adds to the content's hash: a silent difference in the data.
     pub rot: u128,
     pub wake_at: u64,
+    /// The clock's rate error, in parts per million.
+    pub ppm: i64,
 }
 
 enum What {
@@ -75,6 +80,12 @@ pub struct World {
     pub nonces: u64,
     pub conns: Vec<(usize, usize)>,
     pub drop: Option<fn(&Envelope) -> bool>,
+    /// Loses, delays, repeats and reorders frames at random.
+    pub chaos: Option<Prng>,
+    /// Proposals by name, and where their entries went.
+    pub open: Vec<(usize, u64, ProposalId, Seq)>,
+    pub acked: Vec<String>,
+    pub steps: u64,
 }
 
 pub fn id(n: usize) -> NodeId {
@@ -83,6 +94,25 @@ pub fn id(n: usize) -> NodeId {
 
 pub fn url(n: usize) -> Url {
     Url::new(&format!("http://n{n}"))
+}
+
+impl Image {
+    fn take(&mut self, record: Record) {
+        match record {
+            Record::HardState(hard) => self.hard = hard,
+            Record::Append { keep, entries } => {
+                if let Some(keep) = keep {
+                    assert!(keep >= self.applied.seq, "an applied entry was dropped");
+                    self.log.retain(|e| e.seq <= keep);
+                }
+                for entry in entries {
+                    let last = self.log.last().map_or(self.base, Entry::position);
+                    assert!(entry.follows(&last), "the log on disk would have a gap");
+                    self.log.push(entry);
+                }
+            }
+        }
+    }
 }
 
 impl World {
@@ -101,6 +131,10 @@ impl World {
             nonces: 0,
             conns: vec![],
             drop: None,
+            chaos: None,
+            open: vec![],
+            acked: vec![],
+            steps: 0,
         };
         for n in 0..seats {
             world.add(Config::new(id(n), url(n), (0..seats).map(url).collect()));
@@ -136,16 +170,26 @@ impl World {
             wall_offset: 0,
             rot: 0,
             wake_at: u64::MAX,
+            ppm: 0,
         });
         self.hosts.len() - 1
     }
 
     fn clock(&self, n: usize) -> Now {
-        // Each host's clock starts somewhere else.
+        // Each host's clock starts somewhere else and runs at its own rate.
+        let ran = self.now as i128;
+        let shown = ran + ran * i128::from(self.hosts[n].ppm) / 1_000_000;
         Now {
-            mono: MonoTime(self.now + 7_919 * MS * n as u64),
+            mono: MonoTime(shown as u64 + 7_919 * MS * n as u64),
             wall: WallTime((self.now / MS).saturating_add_signed(self.hosts[n].wall_offset)),
         }
+    }
+
+    /// The true time at which a host's clock shows `at`, or just after.
+    fn true_time(&self, n: usize, at: MonoTime) -> u64 {
+        let shown = at.0.saturating_sub(7_919 * MS * n as u64) as i128;
+        let ran = shown * 1_000_000 / (1_000_000 + i128::from(self.hosts[n].ppm));
+        ran as u64 + 2
     }
 
     pub fn start(&mut self, n: usize) {
@@ -156,6 +200,7 @@ impl World {
         assert!(host.node.is_none(), "host {n} runs already");
         host.life += 1;
         host.disk_free_at = self.now;
+        host.wake_at = u64::MAX;
         host.apply_free_at = self.now;
         host.pin = Pin::default();
         let image = &host.disk;
@@ -167,7 +212,11 @@ impl World {
         }
         let mut memberships: Vec<_> = image.membership.iter().cloned().collect();
         let after = memberships.first().map_or(Seq(0), |(seq, _)| *seq);
-        for entry in image.log.iter().filter(|e| e.kind == EntryKind::Config && e.seq > after) {
+        for entry in image
+            .log
+            .iter()
+            .filter(|e| e.kind == EntryKind::Config && e.seq > after)
+        {
             memberships.push((entry.seq, decode_membership(entry.payload.clone()).unwrap()));
         }
         let mut seed = [n as u8 + 1; 32];
@@ -194,7 +243,29 @@ impl World {
         self.schedule_wake(n);
     }
 
+    /// Loses everything that is not on disk. What was being written may have
+    /// arrived there, in order, without anybody having been told.
     pub fn crash(&mut self, n: usize) {
+        if let Some(chaos) = &mut self.chaos {
+            let life = self.hosts[n].life;
+            let mut arrive = chaos.next_u64() % 3;
+            let keys: Vec<_> = self
+                .queue
+                .iter()
+                .filter(|(_, v)| v.0 == n && v.1 == life)
+                .map(|(k, _)| *k)
+                .collect();
+            for key in keys {
+                if arrive > 0 && matches!(self.queue[&key].2, What::Persisted(..)) {
+                    arrive -= 1;
+                    if let Some((_, _, What::Persisted(_, record))) = self.queue.remove(&key) {
+                        if !self.hosts[n].disk_stalled {
+                            self.hosts[n].disk.take(record);
+                        }
+                    }
+                }
+            }
+        }
         let host = &mut self.hosts[n];
         host.node = None;
         host.life += 1;
@@ -235,7 +306,11 @@ impl World {
     /// Runs for so many milliseconds.
     pub fn run(&mut self, ms: u64) {
         let end = self.now + ms * MS;
-        while self.queue.first_key_value().is_some_and(|((at, _), _)| *at <= end) {
+        while self
+            .queue
+            .first_key_value()
+            .is_some_and(|((at, _), _)| *at <= end)
+        {
             self.turn();
         }
         self.now = end;
@@ -245,7 +320,11 @@ impl World {
     pub fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> u64 {
         let begin = self.now;
         while !done(self) {
-            assert!(self.now < begin + 60_000 * MS, "a minute passed without {what}:\n{}", self.describe());
+            assert!(
+                self.now < begin + 60_000 * MS,
+                "a minute passed without {what}:\n{}",
+                self.describe()
+            );
             self.turn();
         }
         (self.now - begin) / MS
@@ -256,7 +335,8 @@ impl World {
             panic!("nothing left to happen");
         };
         self.now = self.now.max(at);
-        if self.hosts[n].life != life || self.hosts[n].node.is_none() {
+        let current = life == ANY_LIFE || self.hosts[n].life == life;
+        if !current || self.hosts[n].node.is_none() {
             return;
         }
         match what {
@@ -290,21 +370,7 @@ impl World {
     }
 
     fn persisted(&mut self, n: usize, id: PersistId, record: Record) {
-        let image = &mut self.hosts[n].disk;
-        match record {
-            Record::HardState(hard) => image.hard = hard,
-            Record::Append { keep, entries } => {
-                if let Some(keep) = keep {
-                    assert!(keep >= image.applied.seq, "an applied entry was dropped");
-                    image.log.retain(|e| e.seq <= keep);
-                }
-                for entry in entries {
-                    let last = image.log.last().map_or(image.base, Entry::position);
-                    assert!(entry.follows(&last), "the log on disk would have a gap");
-                    image.log.push(entry);
-                }
-            }
-        }
+        self.hosts[n].disk.take(record);
         self.step(n, Input::Persisted { id });
     }
 
@@ -312,9 +378,18 @@ impl World {
         let rot = self.hosts[n].rot;
         let image = &mut self.hosts[n].disk;
         let from = image.applied.seq;
-        let entries: Vec<Entry> = image.log.iter().filter(|e| e.seq > from && e.seq <= through).cloned().collect();
+        let entries: Vec<Entry> = image
+            .log
+            .iter()
+            .filter(|e| e.seq > from && e.seq <= through)
+            .cloned()
+            .collect();
         for entry in entries {
-            assert_eq!(entry.seq.0, image.applied.seq.0 + 1, "a gap in what is applied");
+            assert_eq!(
+                entry.seq.0,
+                image.applied.seq.0 + 1,
+                "a gap in what is applied"
+            );
             match entry.kind {
                 EntryKind::Noop => {}
                 EntryKind::Config => {
@@ -331,7 +406,11 @@ impl World {
             }
             image.applied = entry.position();
             let known = self.committed.insert(entry.seq, entry.hash);
-            assert!(known.is_none_or(|h| h == entry.hash), "two histories at {}", entry.seq);
+            assert!(
+                known.is_none_or(|h| h == entry.hash),
+                "two histories at {}",
+                entry.seq
+            );
         }
         let (position, content) = (image.applied, ContentHash(image.content));
         self.step(n, Input::Applied { position, content });
@@ -339,17 +418,33 @@ impl World {
 
     fn load(&mut self, n: usize, id: LoadId, from: Seq, through: Seq) {
         let image = &self.hosts[n].disk;
-        let entries: Vec<Entry> =
-            image.log.iter().filter(|e| e.seq >= from && e.seq <= through).take(16).cloned().collect();
+        let entries: Vec<Entry> = image
+            .log
+            .iter()
+            .filter(|e| e.seq >= from && e.seq <= through)
+            .take(16)
+            .cloned()
+            .collect();
         let before = Seq(from.0 - 1);
-        let prev = image.log.iter().find(|e| e.seq == before).map(Entry::position);
+        let prev = image
+            .log
+            .iter()
+            .find(|e| e.seq == before)
+            .map(Entry::position);
         let prev = prev.unwrap_or(image.base);
-        let entries = if entries.first().is_some_and(|e| e.seq == from) { entries } else { vec![] };
+        let entries = if entries.first().is_some_and(|e| e.seq == from) {
+            entries
+        } else {
+            vec![]
+        };
         self.step(n, Input::LogLoaded { id, prev, entries });
     }
 
     fn fetch(&mut self, n: usize, from: Url, at_least: Position) {
-        let source = self.hosts.iter().position(|h| h.config.url == from && h.node.is_some());
+        let source = self
+            .hosts
+            .iter()
+            .position(|h| h.config.url == from && h.node.is_some());
         let image = source.map(|s| self.hosts[s].disk.clone());
         let image = image.filter(|i| i.applied.seq >= at_least.seq && i.membership.is_some());
         let Some(image) = image else {
@@ -368,7 +463,15 @@ impl World {
         mine.membership = image.membership.clone();
         let (_, membership) = image.membership.unwrap();
         let content = ContentHash(mine.content);
-        self.step(n, Input::SnapshotInstalled { position, membership, content, log_reset: !held });
+        self.step(
+            n,
+            Input::SnapshotInstalled {
+                position,
+                membership,
+                content,
+                log_reset: !held,
+            },
+        );
     }
 
     pub fn step(&mut self, n: usize, input: Input) {
@@ -382,19 +485,21 @@ impl World {
             return;
         };
         node.step(now, input, &mut out);
-        node.check_deep();
+        self.steps += 1;
+        if self.chaos.is_none() || self.steps % 64 == 0 {
+            node.check_deep();
+        }
         self.carry_out(n, out);
         self.schedule_wake(n);
         self.check_promises();
     }
 
     fn schedule_wake(&mut self, n: usize) {
-        let offset = 7_919 * MS * n as u64;
-        let host = &mut self.hosts[n];
-        let Some((at, _)) = host.node.as_ref().and_then(Node::deadline) else {
+        let Some((at, _)) = self.hosts[n].node.as_ref().and_then(Node::deadline) else {
             return;
         };
-        let at = at.0.saturating_sub(offset).max(self.now + 1);
+        let at = self.true_time(n, at).max(self.now + 1);
+        let host = &mut self.hosts[n];
         if at < host.wake_at || host.wake_at <= self.now {
             host.wake_at = at;
             let life = host.life;
@@ -423,7 +528,9 @@ impl World {
                     self.hosts[n].apply_free_at = at;
                     self.push(at, n, life, What::Apply { through });
                 }
-                Output::LoadLog { id, from, through, .. } => {
+                Output::LoadLog {
+                    id, from, through, ..
+                } => {
                     self.push(self.now + MS / 2, n, life, What::Load { id, from, through });
                 }
                 Output::FetchSnapshot { from, at_least, .. } => {
@@ -440,6 +547,22 @@ impl World {
                     self.hosts[n].events.push((self.now, event));
                 }
                 Output::Pin(pin) => self.hosts[n].pin = pin,
+                Output::Proposed { id, last, .. } => {
+                    let life = self.hosts[n].life;
+                    self.open.push((n, life, id, last.seq));
+                }
+                Output::ProposalUnknown { id } => self.open.retain(|o| o.2 != id),
+                Output::Progress { committed, .. } => {
+                    let life = self.hosts[n].life;
+                    let acked = &mut self.acked;
+                    self.open.retain(|(m, l, id, last)| {
+                        let done = *m == n && *l == life && *last <= committed;
+                        if done {
+                            acked.push(format!("row {id}"));
+                        }
+                        !done
+                    });
+                }
                 _ => {}
             }
         }
@@ -450,7 +573,10 @@ impl World {
         let to: Vec<usize> = match route {
             Route::Url(url) => {
                 let all = self.hosts.iter().enumerate();
-                all.filter(|(_, h)| h.config.url == url).map(|(m, _)| m).take(1).collect()
+                all.filter(|(_, h)| h.config.url == url)
+                    .map(|(m, _)| m)
+                    .take(1)
+                    .collect()
             }
             Route::Conn(conn) => vec![self.conns[conn as usize].0],
         };
@@ -461,25 +587,59 @@ impl World {
             if self.cut.contains(&(n, m)) {
                 continue;
             }
-            let conn = self.conns.iter().position(|c| *c == (n, m)).unwrap_or_else(|| {
-                self.conns.push((n, m));
-                self.conns.len() - 1
-            });
+            let conn = self
+                .conns
+                .iter()
+                .position(|c| *c == (n, m))
+                .unwrap_or_else(|| {
+                    self.conns.push((n, m));
+                    self.conns.len() - 1
+                });
             let route = Route::Conn(conn as u64);
-            let input = Input::Received { route, envelope: envelope.clone() };
-            let life = self.hosts[m].life;
-            self.push(self.now + self.latency, m, life, What::Input(input));
+            let input = Input::Received {
+                route,
+                envelope: envelope.clone(),
+            };
+            let Some(chaos) = &mut self.chaos else {
+                self.push(self.now + self.latency, m, ANY_LIFE, What::Input(input));
+                continue;
+            };
+            // Lost, or once or twice, soon or very late.
+            let copies = match chaos.next_u64() % 100 {
+                0..5 => 0,
+                5..10 => 2,
+                _ => 1,
+            };
+            let mut due = vec![];
+            for _ in 0..copies {
+                let late = match chaos.next_u64() % 200 {
+                    0 => chaos.jitter(Duration::from_secs(20)),
+                    1..20 => chaos.jitter(Duration::from_millis(300)),
+                    _ => chaos.jitter(Duration::from_millis(10)),
+                };
+                let at = self.now + MS / 10 + late.as_nanos() as u64;
+                due.push(at);
+            }
+            for at in due {
+                self.push(at, m, ANY_LIFE, What::Input(input.clone()));
+            }
         }
     }
 
     fn check_promises(&self) {
         let permits = (0..self.hosts.len()).filter(|n| self.may_write(*n)).count();
-        assert!(permits <= 1, "{permits} permits at once:\n{}", self.describe());
+        assert!(
+            permits <= 1,
+            "{permits} permits at once:\n{}",
+            self.describe()
+        );
     }
 
     pub fn may_write(&self, n: usize) -> bool {
         let host = &self.hosts[n];
-        host.node.as_ref().is_some_and(|node| node.may_write(self.clock(n)).is_ok())
+        host.node
+            .as_ref()
+            .is_some_and(|node| node.may_write(self.clock(n)).is_ok())
     }
 
     pub fn writable(&self) -> Option<usize> {
@@ -493,7 +653,13 @@ impl World {
     pub fn write(&mut self, n: usize, text: &str) -> ProposalId {
         self.nonces += 1;
         let id = self.nonces;
-        self.step(n, Input::Propose { id, payloads: vec![Bytes::from(text.to_owned())] });
+        self.step(
+            n,
+            Input::Propose {
+                id,
+                payloads: vec![Bytes::from(text.to_owned())],
+            },
+        );
         id
     }
 
@@ -503,9 +669,9 @@ impl World {
             .iter()
             .rev()
             .find(|o| match o {
-                Output::Proposed { id, .. } | Output::ProposalRefused { id, .. } | Output::ProposalUnknown { id } => {
-                    *id == proposal
-                }
+                Output::Proposed { id, .. }
+                | Output::ProposalRefused { id, .. }
+                | Output::ProposalUnknown { id } => *id == proposal,
                 _ => false,
             })
             .cloned()
@@ -536,10 +702,29 @@ impl World {
     /// Drops the first entries of a host's log, as the shell's retention does.
     pub fn trim(&mut self, n: usize, through: Seq) {
         let image = &mut self.hosts[n].disk;
-        let base = image.log.iter().find(|e| e.seq == through).unwrap().position();
+        let held = image
+            .log
+            .iter()
+            .find(|e| e.seq == through)
+            .map(Entry::position);
+        let (base, first) = (image.base.seq, image.log.first().map(|e| e.seq));
+        let last = image.log.last().map(|e| e.seq);
+        let base = held.unwrap_or_else(|| {
+            panic!(
+                "{through} is not in {base} {first:?}..{last:?} of {n}:\n{}",
+                self.describe()
+            )
+        });
+        let image = &mut self.hosts[n].disk;
         image.log.retain(|e| e.seq > through);
         image.base = base;
-        self.step(n, Input::LogTrimmed { first: through.next(), base });
+        self.step(
+            n,
+            Input::LogTrimmed {
+                first: through.next(),
+                base,
+            },
+        );
     }
 
     pub fn describe(&self) -> String {
@@ -560,8 +745,17 @@ impl World {
                 s.pin.writer,
                 s.unfit,
                 s.membership.version,
-                s.membership.members.iter().map(|m| (m.id().cloned(), m.role)).collect::<Vec<_>>(),
-                host.events.iter().rev().take(6).map(|(at, e)| (at / MS, e)).collect::<Vec<_>>(),
+                s.membership
+                    .members
+                    .iter()
+                    .map(|m| (m.id().cloned(), m.role))
+                    .collect::<Vec<_>>(),
+                host.events
+                    .iter()
+                    .rev()
+                    .take(6)
+                    .map(|(at, e)| (at / MS, e))
+                    .collect::<Vec<_>>(),
             );
         }
         text
@@ -569,7 +763,10 @@ impl World {
 }
 
 pub fn is_vote(envelope: &Envelope) -> bool {
-    matches!(envelope.message, Message::Vote { .. } | Message::PreVote { .. })
+    matches!(
+        envelope.message,
+        Message::Vote { .. } | Message::PreVote { .. }
+    )
 }
 
 pub const LEASE: Duration = Duration::from_millis(1500);

@@ -488,12 +488,12 @@ impl<E: Env, B: Bus> Driver<E, B> {
             writable = pin.writable,
             "pin"
         );
-        self.to_store(StoreJob::Pin(pin.clone()));
         if demoted && let Some(store) = &self.store {
-            // After the job is in its queue: the interrupted group finds out
-            // why as soon as it looks.
+            // Before the job: a group that runs ends, and the next thing that
+            // the store looks at is this pin.
             (store.interrupt)();
         }
+        self.to_store(StoreJob::Pin(pin.clone()));
         self.publisher.set_pin(pin);
     }
 

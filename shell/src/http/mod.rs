@@ -54,6 +54,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 pub use forward::{FORWARDED, Keys as ForwardKeys};
+pub(crate) use respond::error as refusal;
 pub use respond::{Body, LEADER, REPLAYED, REQUEST_ID, STALENESS, TERM, TXSEQ};
 pub use route::Route;
 pub use server::serve;

@@ -43,10 +43,37 @@ pub struct Fetcher<E: Env> {
     pub store: WorkerHandle<StoreJob>,
     /// Told when all is done.
     pub node: NodeHandle,
-    /// Makes readers open the new file.
-    pub reopen: Arc<dyn Fn() + Send + Sync>,
+    /// Who has `data.db` open to read it.
+    pub readers: Arc<dyn Readers>,
     /// Failures since the last success.
     pub failures: AtomicU32,
+}
+
+/// Those who have `data.db` open to read it.
+pub trait Readers: Send + Sync + 'static {
+    /// The file is about to be replaced: let go of it, and do not open it. A
+    /// reader that opens it while its write-ahead log is of the other file
+    /// would read neither.
+    fn close(&self);
+
+    /// The file may be opened again.
+    fn open(&self);
+}
+
+/// Closes readers for as long as it lives, however the install ends.
+struct Closed<'a>(&'a dyn Readers);
+
+impl<'a> Closed<'a> {
+    fn new(readers: &'a dyn Readers) -> Self {
+        readers.close();
+        Self(readers)
+    }
+}
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        self.0.open();
+    }
 }
 
 /// Why an install did not happen, or what that means.
@@ -112,6 +139,7 @@ impl<E: Env> Fetcher<E> {
         self.log.send(job).map_err(|_| Failure::Harmless("the log worker has ended".to_owned()))?;
         flatten(noted.await.map_err(gone)?).map_err(Failure::Harmless)?;
 
+        let closed = Closed::new(&*self.readers);
         let (reply, installed) = oneshot::channel();
         let job = StoreJob::Install { file: file.path().to_owned(), reply };
         self.store.send(job).map_err(|_| Failure::Harmless("the store worker has ended".to_owned()))?;
@@ -133,7 +161,7 @@ impl<E: Env> Fetcher<E> {
         self.log.send(job).map_err(|_| half("its worker has ended".to_owned()))?;
         let answer = finished.await.map_err(|_| half("its worker has ended".to_owned()))?;
         let log_reset = flatten(answer).map_err(half)?;
-        (self.reopen)();
+        drop(closed);
         Ok(installed_input(installed, log_reset))
     }
 }

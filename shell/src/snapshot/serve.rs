@@ -8,6 +8,7 @@ use super::{BLOCK, Header};
 use crate::bus::handshake::Session;
 use crate::env::Env;
 use crate::error::ApiError;
+use crate::metrics::Stats;
 use crate::store::backup::Copied;
 use base_ha_core::ids::{ClusterId, Hash, Seq};
 use std::future::Future;
@@ -44,12 +45,13 @@ pub struct Server<E: Env> {
     env: E,
     source: Arc<dyn Source>,
     room: Arc<Semaphore>,
+    stats: Arc<Stats>,
 }
 
 impl<E: Env> Server<E> {
     /// A server of copies that `source` makes.
-    pub fn new(env: E, source: Arc<dyn Source>) -> Self {
-        Self { env, source, room: Arc::new(Semaphore::new(SERVING_MAX)) }
+    pub fn new(env: E, source: Arc<dyn Source>, stats: Arc<Stats>) -> Self {
+        Self { env, source, room: Arc::new(Semaphore::new(SERVING_MAX)), stats }
     }
 
     /// Serves one opened connection.
@@ -57,6 +59,7 @@ impl<E: Env> Server<E> {
         let peer = session.peer.id.clone();
         match self.give(stream, session).await {
             Ok(header) => {
+                self.stats.peer.snapshots_sent.add(1);
                 tracing::info!(%peer, seq = header.position.seq.0, bytes = header.size, "gave a snapshot");
             }
             Err(reason) => {

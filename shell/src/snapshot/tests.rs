@@ -1,6 +1,6 @@
 //! Copies that arrive, and copies that must not be believed.
 
-use super::fetch::{Failure, Fetcher, receive_file};
+use super::fetch::{Failure, Fetcher, Readers, receive_file};
 use super::record::{self, Kind};
 use super::serve::{Server, Source};
 use super::{BLOCK, Header};
@@ -92,7 +92,7 @@ async fn transfer(mut source: Given, at_least: u64) -> (tempfile::TempDir, PathB
     let to = dir.path().join("received");
     std::fs::write(&to, b"").expect("written");
     let ((mut a, mut client), (mut b, mut session)) = opened().await;
-    let server = Server::new(RealEnv, Arc::new(source));
+    let server = Server::new(RealEnv, Arc::new(source), Arc::default());
     let serving = tokio::spawn(async move { server.serve(&mut b, &mut session).await });
     let result = receive_file(&RealEnv, &mut a, &mut client, at_least, &to).await;
     serving.await.expect("no panic");
@@ -145,7 +145,7 @@ async fn tampered(mut tamper: impl FnMut(usize, &mut Vec<u8>) -> bool + Send + '
     let (near, mut far) = duplex(64 << 10);
     let (mut request_to, mut bytes_from) = (Vec::new(), 0);
     let source = Given { dir: dir.path().to_owned(), ..given(content()) };
-    let server = Server::new(RealEnv, Arc::new(source));
+    let server = Server::new(RealEnv, Arc::new(source), Arc::default());
     tokio::spawn(async move {
         let mut wire = near;
         server.serve(&mut wire, &mut session).await;
@@ -282,6 +282,18 @@ fn membership() -> Membership {
     }
 }
 
+struct Told(Arc<Mutex<Vec<&'static str>>>);
+
+impl Readers for Told {
+    fn close(&self) {
+        self.0.lock().expect("fine").push("close");
+    }
+
+    fn open(&self) {
+        self.0.lock().expect("fine").push("open");
+    }
+}
+
 /// Installs a file with a log and a store that answer as told; returns what
 /// happened and in which order.
 async fn installed(
@@ -336,7 +348,7 @@ async fn installed(
         log,
         store,
         node,
-        reopen: Arc::new(move || told.lock().expect("fine").push("reopen")),
+        readers: Arc::new(Told(told)),
         failures: AtomicU32::new(0),
     };
     let file = TempFile::create(dir.path()).expect("created");
@@ -351,7 +363,7 @@ async fn installed(
 #[tokio::test]
 async fn log_and_store_learn_of_a_snapshot_in_the_order_that_survives_a_crash() {
     let (order, result, left) = installed(Ok(()), Ok(AT), Ok(true)).await;
-    assert_eq!(order, ["begin", "install", "finish", "reopen"]);
+    assert_eq!(order, ["begin", "close", "install", "finish", "open"]);
     assert!(matches!(result, Ok(Input::SnapshotInstalled { position: AT, log_reset: true, .. })));
     assert!(!left);
 }
@@ -363,14 +375,14 @@ async fn a_snapshot_that_cannot_be_installed_leaves_no_file() {
     assert_eq!(order, ["begin"]);
     assert!(matches!(result, Err(Failure::Harmless(_))) && !left);
     let (order, result, left) = installed(Ok(()), Err(error()), Ok(true)).await;
-    assert_eq!(order, ["begin", "install"]);
+    assert_eq!(order, ["begin", "close", "install", "open"]);
     assert!(matches!(result, Err(Failure::Harmless(_))) && !left);
 }
 
 #[tokio::test]
 async fn half_an_install_ends_the_process() {
     let (order, result, _) = installed(Ok(()), Ok(AT), Err(ApiError::new(500, "log", "broken"))).await;
-    assert_eq!(order, ["begin", "install", "finish"], "readers keep away from it");
+    assert_eq!(order, ["begin", "close", "install", "finish", "open"]);
     assert!(matches!(result, Err(Failure::Fatal(_))));
     let (_, result, _) = installed(Ok(()), Ok(Position { seq: Seq(41), ..AT }), Ok(true)).await;
     assert!(matches!(result, Err(Failure::Fatal(_))), "it is not what it said it was");

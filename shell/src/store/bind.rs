@@ -28,7 +28,7 @@ use serde_json::json;
 /// # Errors
 /// 422 `missing_parameter`, `unknown_parameter`, `too_many_parameters` or
 /// `duplicate_parameter`; nothing is to be run then.
-pub fn bind(statement: &mut Statement<'_>, params: &Params) -> Result<(), ApiError> {
+pub fn bind(statement: &mut impl Places, params: &Params) -> Result<(), ApiError> {
     let mut binder = Binder::new(params)?;
     binder.bind(statement)?;
     binder.finish()
@@ -67,7 +67,7 @@ impl<'p> Binder<'p> {
     ///
     /// # Errors
     /// 422 `missing_parameter`, 413 `too_big`.
-    pub fn bind(&mut self, statement: &mut Statement<'_>) -> Result<(), ApiError> {
+    pub fn bind(&mut self, statement: &mut impl Places) -> Result<(), ApiError> {
         let count = statement.parameter_count();
         if count == 0 {
             return Ok(());
@@ -104,7 +104,7 @@ impl<'p> Binder<'p> {
         }
     }
 
-    fn bind_list(&mut self, statement: &mut Statement<'_>, count: usize, values: &[Value]) -> Result<(), ApiError> {
+    fn bind_list(&mut self, statement: &mut impl Places, count: usize, values: &[Value]) -> Result<(), ApiError> {
         let mut anonymous = 0;
         for index in 1..=count {
             let place = match statement.parameter_name(index) {
@@ -129,7 +129,7 @@ impl<'p> Binder<'p> {
 
     fn bind_names(
         &mut self,
-        statement: &mut Statement<'_>,
+        statement: &mut impl Places,
         count: usize,
         named: &[(String, Value)],
     ) -> Result<(), ApiError> {
@@ -185,10 +185,36 @@ fn missing(place: &str) -> ApiError {
         .with_data(json!({ "parameter": place }))
 }
 
-fn bind_value(statement: &mut Statement<'_>, index: usize, value: &Value) -> Result<(), ApiError> {
-    statement
-        .raw_bind_parameter(index, ToSqlOutput::Borrowed(value_ref(value)))
-        .map_err(|e| super::sqlerror::api_error(&e))
+fn bind_value(statement: &mut impl Places, index: usize, value: &Value) -> Result<(), ApiError> {
+    statement.put(index, value)
+}
+
+/// A prepared statement as binding sees it: numbered places, some with names.
+pub trait Places {
+    /// How many there are.
+    fn parameter_count(&self) -> usize;
+    /// The name of one, from 1, with its sigil.
+    fn parameter_name(&self, index: usize) -> Option<&str>;
+    /// Puts a value there.
+    ///
+    /// # Errors
+    /// 413 `too_big`.
+    fn put(&mut self, index: usize, value: &Value) -> Result<(), ApiError>;
+}
+
+impl Places for Statement<'_> {
+    fn parameter_count(&self) -> usize {
+        Statement::parameter_count(self)
+    }
+
+    fn parameter_name(&self, index: usize) -> Option<&str> {
+        Statement::parameter_name(self, index)
+    }
+
+    fn put(&mut self, index: usize, value: &Value) -> Result<(), ApiError> {
+        self.raw_bind_parameter(index, ToSqlOutput::Borrowed(value_ref(value)))
+            .map_err(|e| super::sqlerror::api_error(&e))
+    }
 }
 
 /// The same value as SQLite's.

@@ -10,15 +10,28 @@ pub const OWN_PREFIX: &str = "_ha_";
 ///
 /// `_ha_meta`: one row a fact about this file. `_ha_position`: one row a
 /// stream (16 bytes, big-endian): the last entry applied, its term and hash,
-/// and the content's hash there (16 bytes, big-endian). It changes in the same
-/// SQLite transaction as the rows.
+/// and the content's hash there (16 bytes, big-endian), the highest stamp and the
+/// number of schema changes ever made. It changes in the same SQLite transaction
+/// as the rows. `_ha_sums`: each table's share of the content's hash.
+/// `_ha_requests`: what a repeated `Idempotency-Key` is told.
 pub const CREATE: &str = "
 CREATE TABLE IF NOT EXISTS _ha_meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS _ha_position(
     stream BLOB PRIMARY KEY, seq INTEGER NOT NULL, term INTEGER NOT NULL,
-    hash BLOB NOT NULL, content BLOB NOT NULL
+    hash BLOB NOT NULL, content BLOB NOT NULL,
+    hlc INTEGER NOT NULL DEFAULT 0, epoch INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS _ha_sums(name TEXT PRIMARY KEY, sum BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS _ha_requests(
+    key TEXT PRIMARY KEY, digest BLOB NOT NULL, seq INTEGER NOT NULL, term INTEGER NOT NULL,
+    hash BLOB NOT NULL, hlc INTEGER NOT NULL, answer BLOB
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS _ha_requests_by_age ON _ha_requests(hlc);
 ";
+
+/// Every table and index that [`CREATE`] makes: anything else with their prefix
+/// is an intruder.
+pub const OWN: [&str; 5] = ["_ha_meta", "_ha_position", "_ha_sums", "_ha_requests", "_ha_requests_by_age"];
 
 /// Whether `name` is one of the shell's own tables.
 pub fn is_own(name: &str) -> bool {

@@ -35,7 +35,9 @@ pub fn run(plan: &Plan, mode: TraceMode) -> Result<Report, Failure> {
     cluster.calm_clients();
     // The pin moves to the lowest id only after the longest tenure.
     let limit = cluster.in_ms(CONVERGE_MS + plan.lease_ms() * 30);
-    wait(&mut cluster, "L1 a healed cluster converges", limit, |c| unsettled(c))?;
+    wait(&mut cluster, "L1 a healed cluster converges", limit, |c| {
+        unsettled(c)
+    })?;
     let acks = cluster.oracles.survival.acks();
     let limit = cluster.in_ms(SERVE_MS);
     wait(&mut cluster, "L1 a healed cluster serves", limit, |c| {
@@ -44,7 +46,9 @@ pub fn run(plan: &Plan, mode: TraceMode) -> Result<Report, Failure> {
     })?;
     cluster.stop_clients();
     let limit = cluster.in_ms(SERVE_MS);
-    wait(&mut cluster, "L3 everybody catches up", limit, |c| unsettled(c).or_else(|| behind(c)))?;
+    wait(&mut cluster, "L3 everybody catches up", limit, |c| {
+        unsettled(c).or_else(|| behind(c))
+    })?;
     Ok(Report {
         counts: cluster.counts.clone(),
         simulated: cluster.now,
@@ -152,7 +156,10 @@ fn unsettled(cluster: &Cluster) -> Option<String> {
             return Some(format!("{id} is in term {}", standing.pin.term));
         }
     }
-    let lowest = (status.membership.members.iter()).filter(|m| m.role == Role::Voter).filter_map(|m| m.id()).min();
+    let lowest = (status.membership.members.iter())
+        .filter(|m| m.role == Role::Voter)
+        .filter_map(|m| m.id())
+        .min();
     if lowest != Some(&machine.id) {
         return Some(format!("{} writes, {lowest:?} is to", machine.id));
     }
@@ -177,7 +184,10 @@ fn behind(cluster: &Cluster) -> Option<String> {
         let id = member.id()?;
         let other = cluster.hosts.iter().find(|h| h.id == *id)?;
         if other.disk.log.last() != writer.disk.log.last() {
-            return Some(format!("the log of {id} ends at {}", other.disk.log.last().seq));
+            return Some(format!(
+                "the log of {id} ends at {}",
+                other.disk.log.last().seq
+            ));
         }
         let data = &other.disk.data;
         if member.role != Role::Witness

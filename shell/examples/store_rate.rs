@@ -122,10 +122,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let kv = "INSERT INTO kv(v) VALUES(?)";
     run("insert, 64 a group, no index", GROUPS, GROUP, kv, &|n| vec![text(n)]);
     run("insert, alone, no index", GROUPS, 1, kv, &|n| vec![text(n)]);
-    run("update, 64 a group", GROUPS, GROUP, "UPDATE kv SET v = ? WHERE k = ?", &|n| vec![
-        text(n),
-        number(n % 50_000 + 1),
-    ]);
+    run("update, 64 a group", GROUPS, GROUP, "UPDATE kv SET v = ? WHERE k = ?", &|n| {
+        vec![text(n), number(n % 50_000 + 1)]
+    });
     run("delete, 64 a group", GROUPS / 2, GROUP, "DELETE FROM kv WHERE k = ?", &|n| vec![number(n % 50_000)]);
     if lost > 0 {
         return Err(format!("{lost} requests failed").into());

@@ -338,10 +338,12 @@ impl Node {
         out: &mut Outbox,
     ) {
         let current = who.term == self.hard.term && self.writer.as_ref() == Some(&who.id);
-        if !current
-            || at_least.seq <= self.log.last().seq
-                && self.log.position(at_least.seq) == Some(at_least)
-        {
+        // Said before a snapshot was installed, and heard after it: the log
+        // begins behind that point now, and the data contains it.
+        let applied = at_least.seq <= self.applied.seq;
+        let logged = at_least.seq <= self.log.last().seq
+            && self.log.position(at_least.seq) == Some(at_least);
+        if !current || applied || logged {
             return;
         }
         if self.health.may_fetch(now.mono) {

@@ -86,10 +86,7 @@ fn unknown_is_rolled_back_and_later_applied_exactly_once() {
 fn only_a_prefix_was_committed() {
     let mut pair = Pair::new();
     pair.write("CREATE TABLE t(a)");
-    let mut answers = pair.send_all(vec![
-        vec![text("INSERT INTO t VALUES(1)")],
-        vec![text("INSERT INTO t VALUES(2)")],
-    ]);
+    let mut answers = pair.send_all(vec![vec![text("INSERT INTO t VALUES(1)")], vec![text("INSERT INTO t VALUES(2)")]]);
     let (id, entries) = pair.place();
     pair.writer.jobs([
         StoreJob::Proposed { id, first: entries[0].seq, last: entries[1].position() },
@@ -118,7 +115,8 @@ fn entries_of_another_writer_take_the_groups_place() {
     let other = pair.entry(EntryKind::Noop, Bytes::new());
     pair.log.push(other.clone());
     let last = entries[0].position();
-    pair.writer.jobs([StoreJob::Proposed { id, first: last.seq, last }, StoreJob::Apply { entries: vec![other.clone()] }]);
+    pair.writer
+        .jobs([StoreJob::Proposed { id, first: last.seq, last }, StoreJob::Apply { entries: vec![other.clone()] }]);
     assert!(matches!(answer(&mut mine), Some(Err(WriteError::Unknown))));
     pair.replica.apply(&[other]);
     pair.check();
@@ -172,15 +170,7 @@ fn whoever_ends_the_transaction_runs_alone() {
     ]);
     pair.settle();
     let codes: Vec<_> = answers.iter_mut().map(|a| told(a).map_or_else(|e| e.code, |_| "ok")).collect();
-    assert_eq!(codes, [
-        "ok",
-        "constraint_unique",
-        "ok",
-        "constraint_trigger",
-        "ok",
-        "constraint_unique",
-        "ok"
-    ]);
+    assert_eq!(codes, ["ok", "constraint_unique", "ok", "constraint_trigger", "ok", "constraint_unique", "ok"]);
     assert_eq!(count(&pair.writer, "SELECT count(*) FROM t"), 6);
     pair.check();
 }

@@ -145,6 +145,8 @@ pub(crate) struct Cluster {
     pub(crate) last_writer: Option<Incarnation>,
     /// The latest committed membership.
     pub(crate) membership: Option<(Seq, Arc<Membership>)>,
+    /// When a disk was lost last.
+    wiped_at: Option<TrueTime>,
     /// Answer routes: the machine and process at the other end.
     conns: Vec<(usize, u64)>,
     conn_of: BTreeMap<(usize, u64), u64>,
@@ -205,6 +207,7 @@ impl Cluster {
             healed: false,
             last_writer: None,
             membership: None,
+            wiped_at: None,
             conns: Vec::new(),
             conn_of: BTreeMap::new(),
             out: Vec::new(),

@@ -301,7 +301,10 @@ pub enum Output {
         bytes_max: usize,
     },
     /// Fetch a snapshot that contains at least `at_least`, install it, then say
-    /// [`Input::SnapshotInstalled`] or [`Input::SnapshotFailed`].
+    /// [`Input::SnapshotInstalled`] or [`Input::SnapshotFailed`]. Records that
+    /// were ordered before are finished before the log is replaced; until the
+    /// answer, none that changes the log is ordered. With `reseed` the log is
+    /// never replaced.
     FetchSnapshot {
         /// From whom.
         from: Url,

@@ -56,7 +56,19 @@ impl Node {
 
     /// Whether this node could ever stand in the membership as it is.
     pub(super) fn may_campaign_ever(&self) -> bool {
-        !self.unborn() && self.is_voter() && self.stop_by.is_none() && self.static_writer_allows()
+        !self.unborn() && self.may_lead() && self.stop_by.is_none() && self.static_writer_allows()
+    }
+
+    /// A voter; or one whose removal it logged itself and could not commit: no
+    /// one without that entry can win against its log, so it must stand once
+    /// more, without a vote of its own, to commit it (Raft thesis 4.2.2).
+    fn may_lead(&self) -> bool {
+        self.is_voter()
+            || !self.membership_settled()
+                && self
+                    .memberships
+                    .iter()
+                    .any(|(_, m)| m.is_voter(&self.config.id, self.hard.incarnation))
     }
 
     fn static_writer_allows(&self) -> bool {
@@ -68,10 +80,11 @@ impl Node {
 
     /// Whether nothing about this node keeps it from standing now.
     pub(super) fn may_stand(&self, now: Now) -> bool {
-        self.is_voter()
+        self.may_lead()
             && self.static_writer_allows()
             && self.stop_by.is_none()
             && !self.health.full
+            && self.health.replacing.is_none()
             && !self.health.duplicate(now.mono)
             && now.mono >= self.abstain_until
             && now.mono >= self.silent_until
@@ -208,7 +221,7 @@ impl Node {
         let Stance::PreCandidate(campaign) = &self.stance else {
             return;
         };
-        let votes = self.votes_of(campaign) + 1;
+        let votes = self.votes_of(campaign) + usize::from(self.is_voter());
         if votes >= self.membership().quorum() && self.may_stand(now) {
             self.campaign(now, false, out);
         }

@@ -35,6 +35,22 @@ impl Node {
             return;
         }
         self.follow(now, who, append.renews);
+        if let Some(answered) = self.health.replacing {
+            // The log may be replaced at any moment, and a record ordered
+            // against the old one would not fit the new one. The writer's lease
+            // still gets its answer, but no oftener than that: each one makes
+            // it send the same entries again.
+            if now.mono.since(answered) >= self.config.heartbeat / 2 {
+                self.health.replacing = Some(now.mono);
+                let last = self.log.last();
+                let result = AppendResult::Mismatch {
+                    hint: last,
+                    last: last.seq,
+                };
+                self.answer(who, &append, Gate::Log, result, out);
+            }
+            return;
+        }
         let result = match self.take_entries(&append, out) {
             Ok(result) => result,
             Err(reason) => {
@@ -285,6 +301,7 @@ impl Node {
         out: &mut Outbox,
     ) {
         self.health.fetching = None;
+        self.health.replacing = None;
         if log_reset {
             // What a writer counts on is no longer there.
             self.step_down(now, StepDownReason::Unfit, out);
@@ -346,6 +363,7 @@ impl Node {
         }
         if self.health.may_fetch(now.mono) {
             self.health.fetching = Some(now.mono);
+            self.health.replacing = Some(now.mono);
             out.push(Output::FetchSnapshot {
                 from,
                 at_least,

@@ -83,6 +83,9 @@ pub(super) struct Health {
     /// A snapshot is being fetched since then.
     pub(super) fetching: Option<MonoTime>,
     fetch_again: MonoTime,
+    /// The snapshot under way may replace the log; when an append was last
+    /// answered meanwhile.
+    pub(super) replacing: Option<MonoTime>,
     pub(super) samples: Samples,
 }
 
@@ -98,6 +101,7 @@ impl Health {
             not_a_member: None,
             fetching: None,
             fetch_again: MonoTime(0),
+            replacing: None,
             samples: Samples {
                 latest: (applied, content),
                 ring: VecDeque::new(),
@@ -121,6 +125,7 @@ impl Node {
             && !self.health.full
             && self.health.halted.is_none()
             && !self.health.quarantined
+            && self.health.replacing.is_none()
             && !self.health.duplicate(now)
             && self.stop_by.is_none()
     }
@@ -206,6 +211,7 @@ impl Node {
 
     pub(super) fn on_snapshot_failed(&mut self, now: Now) {
         self.health.fetching = None;
+        self.health.replacing = None;
         self.health.fetch_again = now.mono.after(self.config.heartbeat);
     }
 

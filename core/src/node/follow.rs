@@ -57,7 +57,12 @@ impl Node {
         let (matched, fresh) = match result {
             Taken::Matched { matched, fresh } => (matched, fresh),
             Taken::Missing(result) => {
-                self.answer(who, &append, Gate::Log, result, out);
+                // While a snapshot is fetched, each such answer would make the
+                // writer send the same entries again: its lease needs one every
+                // now and then, not one a round trip.
+                if !self.health.fetching_log || self.health.may_answer_missing(now.mono, self.config.heartbeat / 2) {
+                    self.answer(who, &append, Gate::Log, result, out);
+                }
                 return;
             }
         };

@@ -8,7 +8,7 @@
 
 use super::capture::Rows;
 use super::execute::{is_corrupt, is_full};
-use super::guard::{Caller, Ddl, Info};
+use super::guard::{Caller, Info};
 use super::open::{Engine, Role};
 use super::requests::Recent;
 use super::schema::{Table, quoted};
@@ -120,9 +120,6 @@ impl Engine {
         // settings: a writer need not reopen for it.
         if backlog.iter().take(count).any(|e| e.kind == EntryKind::Data) {
             self.become_role(Role::Replica).map_err(|f| (0, halt(&f, self.applied.seq)))?;
-        }
-        if self.foreign_write().map_err(|f| (0, halt(&f, self.applied.seq)))? {
-            return Err((0, Halt::Damaged("another process wrote data.db".into())));
         }
         self.begin().map_err(|f| (0, halt(&f, self.applied.seq)))?;
         let mut membership: Option<(Seq, Membership)> = None;
@@ -241,9 +238,11 @@ impl Engine {
             Change::Delete { .. } => (Kind::Delete, 0),
             Change::Update { old_rowid, new_rowid, new, .. } => {
                 let moved = u128::from(old_rowid != new_rowid);
-                let mask = new.iter().take(127).enumerate().fold(moved, |mask, (n, v)| {
-                    mask | u128::from(v.is_some()) << (n + 1)
-                });
+                let mask = new
+                    .iter()
+                    .take(127)
+                    .enumerate()
+                    .fold(moved, |mask, (n, v)| mask | u128::from(v.is_some()) << (n + 1));
                 if mask == 0 && new.iter().all(Option::is_none) {
                     return Ok(()); // every value stayed what it was
                 }
@@ -299,11 +298,7 @@ impl Engine {
         }
         {
             let mut capture = self.ctx.capture.borrow_mut();
-            let by_module = match &kind {
-                Ddl::CreateVirtual | Ddl::DropVirtual => true,
-                Ddl::AlterTable(name) => capture.schema.is_virtual(name),
-                Ddl::CreateTable(_) | Ddl::Analyze | Ddl::Reindex | Ddl::Other => false,
-            };
+            let by_module = capture.is_by_module(&kind);
             capture.rows = if by_module { Rows::Ignore } else { Rows::Hash };
         }
         let result = statement.run();

@@ -4,7 +4,7 @@
 //! when the connection may not be believed or not commit. One [`Ctx`] belongs
 //! to one connection at a time. Knows nothing of requests or of who asked.
 
-use super::guard::{Caller, Info, judge};
+use super::guard::{Caller, Ddl, Info, judge};
 use super::hash::{self, Sums};
 use super::schema::{Schema, Table, has_prefix, same};
 use super::schema_sql::is_own;
@@ -114,6 +114,16 @@ impl Ctx {
 }
 
 impl Capture {
+    /// Whether a schema statement is carried out by a virtual table's module,
+    /// which then does the same by itself on every node.
+    pub(super) fn is_by_module(&self, kind: &Ddl) -> bool {
+        match kind {
+            Ddl::CreateVirtual | Ddl::DropVirtual => true,
+            Ddl::AlterTable(name) => self.schema.is_virtual(name),
+            Ddl::CreateTable(_) | Ddl::Analyze | Ddl::Reindex | Ddl::Other => false,
+        }
+    }
+
     /// Forgets which table the last event was about: its shape may change.
     pub(super) fn forget_last(&mut self) {
         self.last = None;

@@ -75,15 +75,7 @@ impl Inner {
     /// Returns with a group open, or with progress made, or fenced.
     pub(super) fn run_group(&mut self) {
         let Some(engine) = &mut self.engine else { return };
-        let begun = engine.become_role(Role::Writer).and_then(|()| {
-            if engine.foreign_write()? {
-                return Err(super::sys::Failure {
-                    code: super::open::FOREIGN_WRITE,
-                    message: "another process wrote data.db".into(),
-                });
-            }
-            engine.begin()
-        });
+        let begun = engine.become_role(Role::Writer).and_then(|()| engine.begin());
         if let Err(failure) = begun {
             self.fence(match failure.code {
                 super::open::FOREIGN_WRITE => Halt::Damaged(failure.message),
@@ -100,9 +92,7 @@ impl Inner {
         let mut payloads: Vec<Bytes> = Vec::with_capacity(members.capacity());
         let (mut ids, mut bytes) = (BTreeSet::new(), 0);
         while let Some(mut next) = self.waiting.pop_front() {
-            let full = members.len() >= REQUESTS_MAX
-                || bytes >= BYTES_MAX
-                || now.mono.since(started.mono) >= TIME_MAX;
+            let full = members.len() >= REQUESTS_MAX || bytes >= BYTES_MAX || now.mono.since(started.mono) >= TIME_MAX;
             // A repetition of a request of this very group waits until that
             // one's fate is known.
             let repeats = !ids.insert(next.request.id);
@@ -114,7 +104,8 @@ impl Inner {
                 continue; // nobody waits for it any more, and nothing was done
             }
             if now.mono >= next.request.limits.deadline {
-                let error = ApiError::new(503, "overloaded", "The request waited too long for its turn; nothing was done.");
+                let error =
+                    ApiError::new(503, "overloaded", "The request waited too long for its turn; nothing was done.");
                 let _ = next.request.reply.send(Err(WriteError::Sql(error.retry_after(1))));
                 continue;
             }

@@ -94,8 +94,7 @@ fn verify(file: &Path) -> Result<Installed, ApiError> {
     }
     let conn = look_at(file)?;
     let failed = |e: rusqlite::Error| problem::storage("check the snapshot", &e.into());
-    let sound: String =
-        conn.sql().query_row("PRAGMA main.quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
+    let sound: String = conn.sql().query_row("PRAGMA main.quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
     if sound != "ok" {
         return Err(ApiError::new(500, "data_corrupt", format!("The snapshot is damaged: {sound}.")));
     }

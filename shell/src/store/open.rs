@@ -121,11 +121,7 @@ pub(super) fn read_state(conn: &Connection) -> rusqlite::Result<State> {
     statement.query_row([], |row| {
         let number = |n| row.get::<_, i64>(n).map(|v| v as u64);
         Ok(State {
-            position: Position {
-                seq: Seq(number(0)?),
-                term: Term(number(1)?),
-                hash: Hash(row.get::<_, [u8; 32]>(2)?),
-            },
+            position: Position { seq: Seq(number(0)?), term: Term(number(1)?), hash: Hash(row.get::<_, [u8; 32]>(2)?) },
             content: ContentHash(u128::from_be_bytes(row.get(3)?)),
             hlc: Hlc(number(4)?),
             epoch: number(5)?,
@@ -170,9 +166,8 @@ pub(super) fn check_format(conn: &Connection) -> Result<bool, ApiError> {
             "data.db is a SQLite database, but not one of this server: import it through SQL instead of placing it here",
         ));
     }
-    let format: i64 = conn
-        .query_row("SELECT value FROM main._ha_meta WHERE key = 'format'", [], |row| row.get(0))
-        .map_err(failed)?;
+    let format: i64 =
+        conn.query_row("SELECT value FROM main._ha_meta WHERE key = 'format'", [], |row| row.get(0)).map_err(failed)?;
     if format > FORMAT {
         return Err(ApiError::new(
             500,
@@ -370,10 +365,7 @@ impl Engine {
         assert!(!self.conn.in_transaction(), "a connection changes its role inside a transaction");
         // A foreign commit must not hide behind the new connection's fresh
         // count.
-        if self.foreign_write()? {
-            let message = "another process wrote data.db".to_owned();
-            return Err(Failure { code: FOREIGN_WRITE, message });
-        }
+        self.check_foreign_write()?;
         self.ctx.caller.set(Caller::Store);
         let conn = Conn::open(&self.path, self.ctx.clone())?;
         configure(&conn, role)?;
@@ -388,23 +380,30 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether another connection committed to the file since it was opened.
-    ///
-    /// # Errors
-    /// What SQLite says.
-    pub(super) fn foreign_write(&mut self) -> Result<bool, Failure> {
-        Ok(self.own.data_version.integer()?.unwrap_or(0) != self.data_version)
+    /// Fails if another connection committed to the file since it was opened.
+    fn check_foreign_write(&mut self) -> Result<(), Failure> {
+        match self.own.data_version.integer()? == Some(self.data_version) {
+            true => Ok(()),
+            false => Err(Failure { code: FOREIGN_WRITE, message: "another process wrote data.db".to_owned() }),
+        }
     }
 
     /// Starts the transaction of a group or batch.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// What SQLite says; [`FOREIGN_WRITE`]. No transaction is open then.
     pub(super) fn begin(&mut self) -> Result<(), Failure> {
         self.ctx.caller.set(Caller::Store);
         // Poison of an earlier transaction went with it.
         self.ctx.take_poison();
-        self.own.begin.run()
+        self.own.begin.run()?;
+        // Looked at under the write lock: nobody can commit between this and
+        // the own COMMIT.
+        let result = self.check_foreign_write();
+        if result.is_err() {
+            self.rollback();
+        }
+        result
     }
 
     /// Ends the transaction, nothing done.

@@ -102,10 +102,9 @@ impl Engine {
         find.reset();
         Ok(match found {
             Some((_, _, hlc, _)) if hlc.millis() < oldest => None,
-            Some((Some(digest), position, _, answer)) if digest == request.body_digest => Some(Repeated::Answer(
-                answer.map_or_else(|| position_only(position), Bytes::from),
-                position,
-            )),
+            Some((Some(digest), position, _, answer)) if digest == request.body_digest => {
+                Some(Repeated::Answer(answer.map_or_else(|| position_only(position), Bytes::from), position))
+            }
             Some(_) => Some(Repeated::Reused(ApiError::new(
                 422,
                 "idempotency_key_reused",

@@ -110,9 +110,7 @@ impl Table {
     /// Whether rows hash as they did in `old`, but for columns added at the end.
     fn hashes_like(&self, old: &Self) -> bool {
         let n = old.columns.len();
-        let alike = |(a, b): (&Column, &Column)| {
-            (a.is_key, a.is_real, &a.default) == (b.is_key, b.is_real, &b.default)
-        };
+        let alike = |(a, b): (&Column, &Column)| (a.is_key, a.is_real, &a.default) == (b.is_key, b.is_real, &b.default);
         let names = |t: &Self| t.shape.columns.iter().take(n).cloned().collect::<Vec<_>>();
         let renamed_at_most = self.columns.len() == n || names(self) == names(old);
         self.shape.has_rowid == old.shape.has_rowid
@@ -155,9 +153,7 @@ impl Schema {
 
     /// The ordinary table of that name, without regard to case.
     pub(super) fn find(&self, name: &str) -> Option<&Rc<Table>> {
-        self.tables.get(name).or_else(|| {
-            self.tables.values().find(|t| t.shape.name.eq_ignore_ascii_case(name))
-        })
+        self.tables.get(name).or_else(|| self.tables.values().find(|t| t.shape.name.eq_ignore_ascii_case(name)))
     }
 
     /// Whether there are virtual tables: only they hold rows back until a
@@ -181,11 +177,7 @@ impl Schema {
     ///
     /// # Errors
     /// What SQLite says.
-    pub(super) fn reload<H: Hooks>(
-        &mut self,
-        conn: &Conn<H>,
-        sums: &mut hash::Sums,
-    ) -> Result<Difference, Failure> {
+    pub(super) fn reload<H: Hooks>(&mut self, conn: &Conn<H>, sums: &mut hash::Sums) -> Result<Difference, Failure> {
         let mut found = BTreeMap::new();
         let mut virtuals = BTreeSet::new();
         let mut difference = Difference::default();

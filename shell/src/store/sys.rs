@@ -194,8 +194,7 @@ impl<H: Hooks> Conn<H> {
     pub(super) fn open(path: &Path, hooks: Rc<H>) -> Result<Self, Failure> {
         // One thread at a time uses the worker and all its statements: SQLite's
         // own mutex would only cost time.
-        let flags =
-            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let inner = Connection::open_with_flags(path, flags)?;
         let context = Rc::as_ptr(&hooks).cast_mut().cast::<c_void>();
         // SAFETY: `context` is kept alive by `hooks`, and `Drop` takes the
@@ -274,9 +273,8 @@ impl<H: Hooks> Conn<H> {
     pub(super) fn deferred_violation(&self) -> bool {
         let (mut now, mut peak) = (0, 0);
         // SAFETY: a live handle and two places to write to.
-        let code = unsafe {
-            ffi::sqlite3_db_status(self.db(), ffi::SQLITE_DBSTATUS_DEFERRED_FKS, &mut now, &mut peak, 0)
-        };
+        let code =
+            unsafe { ffi::sqlite3_db_status(self.db(), ffi::SQLITE_DBSTATUS_DEFERRED_FKS, &mut now, &mut peak, 0) };
         code != ffi::SQLITE_OK || now != 0
     }
 

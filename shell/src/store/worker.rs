@@ -340,10 +340,8 @@ impl Inner {
             return;
         }
         let (applied, hlc) = (engine.applied, engine.hlc);
-        let probe = engine
-            .begin()
-            .and_then(|()| engine.write_position(applied, hlc))
-            .and_then(|_| engine.commit(applied, hlc));
+        let probe =
+            engine.begin().and_then(|()| engine.write_position(applied, hlc)).and_then(|_| engine.commit(applied, hlc));
         match probe {
             Ok(()) => {
                 self.fence = None;

@@ -92,7 +92,9 @@ fn foreign_keys_act_on_the_writer_only() {
 #[test]
 fn redelivery_idempotent() {
     let mut pair = Pair::new();
-    pair.write("CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p ON DELETE CASCADE); CREATE TABLE k(a)");
+    pair.write(
+        "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p ON DELETE CASCADE); CREATE TABLE k(a)",
+    );
     pair.write("INSERT INTO p VALUES(1); INSERT INTO c VALUES(1), (1); INSERT INTO k VALUES(1)");
     let log = pair.log.clone();
     pair.replica.apply(&log);
@@ -152,11 +154,10 @@ fn poison_message_fails_health() {
         set(vec![], vec![Change::Ddl { sql: "ATTACH 'x' AS y".into(), epoch: 2 }]),
         set(vec![], vec![Change::Ddl { sql: "DROP TABLE _ha_meta".into(), epoch: 2 }]),
         set(vec![], vec![Change::Ddl { sql: " -- nothing".into(), epoch: 2 }]),
-        set(vec![shape("_ha_meta", &["key", "value"])], vec![Change::Delete {
-            table: 0,
-            rowid: 1,
-            old: vec![Value::Null, Value::Null],
-        }]),
+        set(
+            vec![shape("_ha_meta", &["key", "value"])],
+            vec![Change::Delete { table: 0, rowid: 1, old: vec![Value::Null, Value::Null] }],
+        ),
     ];
     for (n, payload) in bad.into_iter().enumerate() {
         let mut pair = Pair::new();
@@ -294,7 +295,13 @@ fn sql_that_reaches_elsewhere_is_refused() {
         "unsupported_schema",
         "rows that cannot be addressed"
     );
-    for sql in ["PRAGMA user_version", "PRAGMA table_info(t)", "PRAGMA foreign_key_check", "EXPLAIN DROP TABLE t", "EXPLAIN QUERY PLAN SELECT * FROM t"] {
+    for sql in [
+        "PRAGMA user_version",
+        "PRAGMA table_info(t)",
+        "PRAGMA foreign_key_check",
+        "EXPLAIN DROP TABLE t",
+        "EXPLAIN QUERY PLAN SELECT * FROM t",
+    ] {
         pair.write(sql);
     }
     pair.check();

@@ -217,7 +217,9 @@ fn adding_a_column_costs_no_hash() {
     pair.write("CREATE TABLE t(a)");
     pair.write("INSERT INTO t VALUES(1), (2)");
     let before = pair.writer.content;
-    for column in ["b", "c DEFAULT 5", "d TEXT DEFAULT 'it''s'", "e REAL DEFAULT -3", "f BLOB DEFAULT x'00ff'", "g AS (a)"] {
+    for column in
+        ["b", "c DEFAULT 5", "d TEXT DEFAULT 'it''s'", "e REAL DEFAULT -3", "f BLOB DEFAULT x'00ff'", "g AS (a)"]
+    {
         pair.write(&format!("ALTER TABLE t ADD COLUMN {column}"));
         pair.check();
         assert_eq!(pair.writer.content, before, "{column}");
@@ -237,7 +239,10 @@ fn weird_identifiers() {
         pair.write(&format!("CREATE TABLE {quoted}({quoted} PRIMARY KEY, \"order\" DEFAULT 'a\"b', \"x\"\"y\")"));
         pair.write(&format!("INSERT INTO {quoted}({quoted}) VALUES('1'), ('2')"));
         pair.write(&format!("UPDATE {quoted} SET \"x\"\"y\" = 'v', {quoted} = '3' WHERE {quoted} = '1'"));
-        pair.write(&format!("CREATE INDEX {} ON {quoted}(\"order\")", super::super::schema::quoted(&format!("i{name}"))));
+        pair.write(&format!(
+            "CREATE INDEX {} ON {quoted}(\"order\")",
+            super::super::schema::quoted(&format!("i{name}"))
+        ));
         pair.write(&format!("DELETE FROM {quoted} WHERE {quoted} = '2'"));
         pair.check();
     }
@@ -265,7 +270,8 @@ fn full_text_and_rtree_rows_fall_into_their_own_request() {
     let conn = rusqlite::Connection::open(pair.replica.file()).expect("opens");
     let count: i64 = conn.query_row("SELECT count(*) FROM f('words')", [], |row| row.get(0)).expect("searched");
     assert_eq!(count, 2);
-    conn.execute_batch("SAVEPOINT s; INSERT INTO f(f) VALUES('integrity-check'); ROLLBACK TO s; RELEASE s").expect("a whole index");
+    conn.execute_batch("SAVEPOINT s; INSERT INTO f(f) VALUES('integrity-check'); ROLLBACK TO s; RELEASE s")
+        .expect("a whole index");
     drop(conn);
     let (first, last) = (entries[0].seq, entries[3].position());
     pair.writer.jobs([StoreJob::Proposed { id, first, last }, StoreJob::Apply { entries: entries.clone() }]);
@@ -278,9 +284,22 @@ fn full_text_and_rtree_rows_fall_into_their_own_request() {
     pair.write("ALTER TABLE f RENAME TO g");
     pair.write("INSERT INTO g VALUES('three', 'words after renaming')");
     pair.check();
+    // Rows that one module still holds back while another table is made.
+    pair.write("INSERT INTO g VALUES('held', 'held back'); CREATE VIRTUAL TABLE h USING fts5(x); INSERT INTO h VALUES('y'); ALTER TABLE h RENAME TO h2; INSERT INTO g VALUES('held', 'held back again'); DROP TABLE h2");
+    pair.check();
+    pair.write("CREATE VIRTUAL TABLE old USING fts4(body)");
+    let _ = pair.send_all(vec![
+        vec![text("INSERT INTO old VALUES('a fourth module')")],
+        vec![text("INSERT INTO old VALUES('holds back too'); SELECT 1")],
+        vec![text("DELETE FROM old WHERE body MATCH 'fourth'")],
+    ]);
+    pair.settle();
+    pair.check();
     pair.write("CREATE TABLE doc(id INTEGER PRIMARY KEY, body)");
     pair.write("CREATE VIRTUAL TABLE ext USING fts5(body, content=doc, content_rowid=id)");
-    pair.write("CREATE TRIGGER doc_i AFTER INSERT ON doc BEGIN INSERT INTO ext(rowid, body) VALUES(new.id, new.body); END");
+    pair.write(
+        "CREATE TRIGGER doc_i AFTER INSERT ON doc BEGIN INSERT INTO ext(rowid, body) VALUES(new.id, new.body); END",
+    );
     pair.write("INSERT INTO doc(body) VALUES('external content'), ('more')");
     pair.check();
     // The replica becomes the writer: its connection must know its own index.

@@ -190,6 +190,9 @@ pub enum AdminOutcome {
     NotEligible,
     /// It would leave no voter that stores data.
     LastVoter,
+    /// Too few voters of the membership that would result were heard within
+    /// the lease: mend or remove the silent ones first.
+    NoQuorum,
     /// It was not done in time; it may still be.
     TimedOut,
 }

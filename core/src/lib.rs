@@ -33,6 +33,9 @@
 //! | `changeset` | row changes as data |
 //! | `wire` | bytes: frames, log records, memberships, change-sets |
 //! | `token` | what a session has seen, as bytes |
+//! | `log` | the log as far as it is in memory |
+//! | `quorum`, `lease`, `pin`, `prng` | counting, lease arithmetic, order of candidates, random numbers |
+//! | `node` | the node itself; its header lists the files below it |
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -44,10 +47,15 @@ pub mod entry;
 pub mod hlc;
 pub mod ids;
 pub mod io;
+pub mod lease;
+pub mod log;
 pub mod member;
 pub mod message;
 pub mod node;
+pub mod pin;
 pub mod position;
+pub mod prng;
+pub mod quorum;
 pub mod time;
 pub mod token;
 pub mod wire;

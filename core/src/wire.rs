@@ -26,7 +26,7 @@ mod membership;
 mod message;
 mod sealed;
 
-pub use buffer::{Reader, Writer};
+pub use buffer::{Reader, Writer, is_url};
 pub use capture::{ChangeSetWriter, Mark, TooLarge, ValueRef};
 pub use changeset::{ChangeSetReader, decode_changeset, encode_changeset};
 pub use entry::{ENTRY_OVERHEAD_MAX, decode_entry, encode_entry};

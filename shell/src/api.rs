@@ -252,6 +252,25 @@ pub enum LogJob {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<bool, ApiError>>,
     },
+    /// Time has passed: go on with what a full disk or a long trim left over.
+    /// Worth sending about once a second; any other job does the same.
+    Tick,
+    /// List forgotten entries (R7), oldest first.
+    Orphans {
+        /// Those with a number above this.
+        after: u64,
+        /// Stop after so many bytes, but give at least one.
+        bytes_max: usize,
+        /// Where they go.
+        reply: oneshot::Sender<Result<Vec<crate::log::Orphan>, ApiError>>,
+    },
+    /// Delete forgotten entries: they were journaled, or an operator has them.
+    ReleaseOrphans {
+        /// Up to this number.
+        through: u64,
+        /// Told when durable.
+        reply: oneshot::Sender<Result<(), ApiError>>,
+    },
     /// Close.
     Close {
         /// Told when closed.

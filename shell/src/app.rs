@@ -5,6 +5,8 @@
 use crate::api::{NodeEvent, StoreJob, View};
 use crate::config::Config;
 use crate::env::{Env, WorkerHandle};
+use crate::http::{PeerEndpoint, Sql, State};
+use crate::metrics::Stats;
 use base_ha_core::ids::Seq;
 use base_ha_core::io::{AdminCommand, AdminOutcome, Refusal, Status};
 use base_ha_core::position::Position;
@@ -26,6 +28,14 @@ pub struct App<E: Env> {
     pub node: NodeHandle,
     /// The store worker.
     pub store: WorkerHandle<StoreJob>,
+    /// Parses, classifies and runs reads on this node's data.
+    pub sql: Arc<dyn Sql>,
+    /// Answers peers: frames and snapshots.
+    pub peer: Arc<dyn PeerEndpoint>,
+    /// What HTTP tasks share among themselves: keys, limits, the client.
+    pub http: State<E>,
+    /// What every party counts.
+    pub stats: Arc<Stats>,
 }
 
 /// Talks to the node loop.

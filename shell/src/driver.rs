@@ -18,11 +18,15 @@ pub mod event;
 pub mod publish;
 pub mod upkeep;
 
+#[cfg(test)]
+mod tests;
+
 use crate::api::{Installed, LogJob, NodeEvent, StoreJob, View};
 use crate::bus::Bus;
 use crate::config::Config;
 use crate::env::{Env, WorkerHandle};
 use crate::error::ApiError;
+use crate::metrics::Stats;
 use apply::ApplyPump;
 use base_ha_core::entry::Entry;
 use base_ha_core::ids::{ClusterId, ContentHash, NodeId, Seq, Url};
@@ -31,7 +35,6 @@ use base_ha_core::message::Envelope;
 use base_ha_core::node::Node;
 use base_ha_core::position::Position;
 use base_ha_core::time::{MonoTime, Now};
-use event::NodeCounters;
 use publish::Publisher;
 use std::collections::BTreeMap;
 use std::pin::Pin as Pinned;
@@ -66,7 +69,7 @@ pub struct Parts<E: Env, B: Bus> {
     /// [`NodeEvent::Core`].
     pub fetch: Box<dyn Fn(FetchOrder) + Send + Sync>,
     /// What is counted.
-    pub counters: Arc<NodeCounters>,
+    pub stats: Arc<Stats>,
 }
 
 /// The store as the loop sees it.
@@ -103,6 +106,20 @@ impl PauseApply {
         let (reply, done) = oneshot::channel();
         self.0.send(Task::Pause(reply)).map_err(|_| crate::app::Gone)?;
         done.await.map_err(|_| crate::app::Gone)
+    }
+}
+
+#[cfg(test)]
+impl PauseApply {
+    /// A loop that pauses whenever it is asked to.
+    pub(crate) fn obliging() -> Self {
+        let (sender, mut tasks) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Task::Pause(reply)) = tasks.recv().await {
+                let _ = reply.send(());
+            }
+        });
+        Self(sender)
     }
 }
 
@@ -152,15 +169,17 @@ pub struct Driver<E: Env, B: Bus> {
     call_next: CallId,
     fetch: Box<dyn Fn(FetchOrder) + Send + Sync>,
     fetching: bool,
-    counters: Arc<NodeCounters>,
+    stats: Arc<Stats>,
     turn: Arc<AtomicU64>,
+    /// An order could not be followed: see [`ApplyPump::order`].
+    halted_at: Option<Seq>,
     ended: Option<Ended>,
 }
 
 impl<E: Env, B: Bus> Driver<E, B> {
     /// Recovers the node from what its disk says.
     pub fn new(parts: Parts<E, B>) -> Self {
-        let Parts { env, config, boot, bus, inbox, log, store, view, fetch, counters } = parts;
+        let Parts { env, config, boot, bus, inbox, log, store, view, fetch, stats } = parts;
         let now = env.now();
         let cluster = boot.recovered.hard.cluster;
         let applied = boot.recovered.applied;
@@ -190,8 +209,9 @@ impl<E: Env, B: Bus> Driver<E, B> {
             call_next: 1,
             fetch,
             fetching: false,
-            counters,
+            stats,
             turn,
+            halted_at: None,
             ended: None,
         }
     }
@@ -255,12 +275,18 @@ impl<E: Env, B: Bus> Driver<E, B> {
         }
         if !matches!(self.ended, Some(Ended::Fatal(_))) {
             self.carry_out(now);
+            if let Some(at) = self.halted_at.take() {
+                self.on_health(now, StoreHealth::ApplyHalted { at });
+                self.carry_out(now);
+            }
             self.feed_store();
             self.look_after(now);
             if self.publisher.flush(&self.node, now) {
                 // As often as the status: often enough to catch a broken
                 // invariant, too seldom to cost anything.
                 self.node.check();
+                // A full disk or a long trim may have left something over.
+                self.to_log(LogJob::Tick);
             }
         }
         self.turn.fetch_add(1, Ordering::Relaxed);
@@ -347,10 +373,12 @@ impl<E: Env, B: Bus> Driver<E, B> {
                 self.fetching = false;
                 self.pump.restart(position.seq);
                 self.upkeep.applied(*position);
+                self.stats.peer.snapshots_installed.add(1);
                 tracing::info!(node = %self.id, seq = position.seq.0, "snapshot installed");
             }
             Input::SnapshotFailed => {
                 self.fetching = false;
+                self.stats.peer.snapshots_failed.add(1);
                 // If `data.db` was not replaced after all, the flow goes on.
                 self.pump.resume();
             }
@@ -409,8 +437,12 @@ impl<E: Env, B: Bus> Driver<E, B> {
             Output::Send { route, envelope } => self.send(&route, &envelope),
             Output::Apply { from, through, entries } => {
                 self.publisher.committed(through);
-                if self.store.is_some() {
-                    self.pump.order(from, through, entries);
+                if self.store.is_some()
+                    && let Err(at) = self.pump.order(from, through, entries)
+                {
+                    // Told once the outputs at hand are carried out: the core is
+                    // not stepped in between.
+                    self.halted_at = Some(at);
                 }
             }
             Output::LoadLog { id, from, through, bytes_max } => {
@@ -441,7 +473,7 @@ impl<E: Env, B: Bus> Driver<E, B> {
                 }
             }
             Output::Pin(pin) => self.on_pin(pin),
-            Output::Event(event) => event::report(&self.id, now, &event, &self.counters),
+            Output::Event(event) => event::report(&self.id, now, &event, &self.stats.peer),
             Output::Stopped => self.ended = Some(Ended::Stopped),
         }
     }
@@ -459,12 +491,12 @@ impl<E: Env, B: Bus> Driver<E, B> {
             writable = pin.writable,
             "pin"
         );
-        self.to_store(StoreJob::Pin(pin.clone()));
         if demoted && let Some(store) = &self.store {
-            // After the job is in its queue: the interrupted group finds out
-            // why as soon as it looks.
+            // Before the job: a group that runs ends, and the next thing that
+            // the store looks at is this pin.
             (store.interrupt)();
         }
+        self.to_store(StoreJob::Pin(pin.clone()));
         self.publisher.set_pin(pin);
     }
 

@@ -32,5 +32,7 @@ pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod run;
+pub mod snapshot;
 pub mod sqljson;
 pub mod store;
+pub mod token;

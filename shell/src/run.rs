@@ -1,1 +1,363 @@
 //! Assembles a node and runs it.
+//!
+//! Decides the order of starting and stopping. Production and the simulator
+//! call the same [`run`].
+//!
+//! Starting: listen, then read the disk (whoever asks meanwhile is told so),
+//! then the workers, the bus, HTTP, the node loop. Stopping: hand the pin over,
+//! let requests end, close the store, then the log, which `data.db` may still
+//! need.
+//!
+//! | file | its noun |
+//! |---|---|
+//! | `starting` | what is answered before there is a node |
+//! | `data` | `data.db` as HTTP and peers see it, and its absence at a witness |
+//! | `peers` | the peers' connections, as HTTP hands them over |
+
+mod data;
+mod peers;
+mod starting;
+
+#[cfg(test)]
+mod tests;
+
+use crate::api::{LogJob, NodeEvent, StoreJob, View};
+use crate::app::{App, NodeHandle};
+use crate::bus::Bus;
+use crate::bus::direct::DirectBus;
+use crate::config::Config;
+use crate::driver::{Driver, Ended, FetchOrder, Parts, StoreSide};
+use crate::env::real::{RealEnv, die, panic_text};
+use crate::env::{Env, WorkerHandle};
+use crate::error::ApiError;
+use crate::http;
+use crate::http::Sql;
+use crate::log;
+use crate::metrics::Stats;
+use crate::snapshot::fetch::Fetcher;
+use crate::snapshot::serve::Server;
+use crate::store;
+use crate::store::backup;
+use crate::store::read::{ReadStats, Reads};
+use crate::token;
+use base_ha_core::ids::{BootNonce, ContentHash};
+use base_ha_core::io::{Boot, Recovered};
+use base_ha_core::position::Position;
+use data::{Data, Given, NoData};
+use peers::Peers;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+/// How long a graceful stop of the node may take; the core gives up a
+/// hand-over long before.
+const STOP_MAX: Duration = Duration::from_secs(30);
+/// How long closing the store or the log may take.
+const CLOSE_MAX: Duration = Duration::from_secs(30);
+/// Connections that reads use.
+const READERS: usize = 8;
+
+/// Runs a node until `shutdown` resolves, then stops it gracefully.
+///
+/// # Errors
+/// Why it could not start, or had to end. Nothing was acknowledged that is not
+/// on disk.
+pub async fn run<E: Env>(env: E, config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), ApiError> {
+    let config = Arc::new(config);
+    let mut listener = env
+        .bind(&config.http)
+        .await
+        .map_err(|e| ApiError::new(500, "cannot_listen", format!("cannot listen on {}: {e}", config.http)))?;
+    // From here on connections are answered.
+    let (sender, inbox) = mpsc::unbounded_channel();
+    let node = NodeHandle::new(sender);
+    let opening = {
+        let (env_inside, config, node) = (env.clone(), config.clone(), node.clone());
+        env.blocking(move || Disk::open(&env_inside, &config, &node))
+    };
+    let disk = starting::serve_until(&env, &mut listener, opening).await?;
+    let running = Running::start(env, config, node, inbox, disk, listener)?;
+    running.until(shutdown).await
+}
+
+/// Runs a node on this machine until SIGTERM or SIGINT; a second signal ends
+/// it at once.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_blocking(config: Config) -> Result<(), ApiError> {
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // One may be held up by a read that turns out slow.
+        .worker_threads(cores.max(2))
+        .enable_all()
+        .build()
+        .map_err(|e| ApiError::new(500, "no_runtime", format!("the system gives no threads: {e}")))?;
+    let result = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        // In a task of its own: what `block_on` runs itself is not moved
+        // between threads.
+        let stop = async move {
+            signals.next().await;
+            tokio::spawn(async move {
+                signals.next().await;
+                tracing::warn!("second signal: ending at once");
+                std::process::exit(130);
+            });
+        };
+        match tokio::spawn(run(RealEnv, config, stop)).await {
+            Ok(result) => result,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => die(&format!("the node panicked: {}", panic_text(&*panic))),
+                Err(error) => die(&format!("the node's task ended: {error}")),
+            },
+        }
+    });
+    // Whatever still runs is of no use: all that matters is on disk.
+    runtime.shutdown_background();
+    result
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, ApiError> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let failed = |e| ApiError::new(500, "no_signals", format!("signals cannot be received: {e}"));
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// What was found on disk, opened.
+struct Disk<E: Env> {
+    log: log::OpenedLog<E>,
+    store: Option<store::Opened<E>>,
+    recovered: Recovered,
+    own_key: [u8; 32],
+    tmp: PathBuf,
+}
+
+impl<E: Env> Disk<E> {
+    fn open(env: &E, config: &Config, node: &NodeHandle) -> Result<Self, ApiError> {
+        let told = |node: &NodeHandle| {
+            let node = node.clone();
+            move |event: NodeEvent| {
+                // If the loop has ended, so does the process.
+                let _ = node.tell(event);
+            }
+        };
+        let dir = config.dir.as_path();
+        // First the log: it takes the directory's lock.
+        let mut log = log::open(env.clone(), dir, log::LogLimits::of(config), told(node))?;
+        let tmp = prepare_tmp(dir)?;
+        let store =
+            if config.core.witness { None } else { Some(store::open(env.clone(), dir, &config.limits, told(node))?) };
+        let recovered = match &store {
+            Some(store) => log.recovered(store.position, store.content, store.membership.clone())?,
+            None => log.recovered(log.base(), ContentHash::default(), None)?,
+        };
+        let own_key = token::own_key(dir, env).map_err(|e| unusable(dir, &e))?;
+        Ok(Self { log, store, recovered, own_key, tmp })
+    }
+}
+
+fn unusable(dir: &Path, error: &std::io::Error) -> ApiError {
+    ApiError::new(500, "data_dir_unwritable", format!("the data directory {} can't be used: {error}", dir.display()))
+}
+
+/// The place for unfinished copies, emptied of what a crash left.
+fn prepare_tmp(dir: &Path) -> Result<PathBuf, ApiError> {
+    let tmp = dir.join("tmp");
+    let swept = std::fs::create_dir_all(&tmp).and_then(|()| backup::sweep(&tmp)).map_err(|e| unusable(&tmp, &e))?;
+    if swept > 0 {
+        tracing::info!(files = swept, "removed unfinished copies of an earlier run");
+    }
+    Ok(tmp)
+}
+
+/// A node at work.
+struct Running<E: Env> {
+    config: Arc<Config>,
+    node: NodeHandle,
+    bus: DirectBus<E>,
+    log: WorkerHandle<LogJob>,
+    store: Option<WorkerHandle<StoreJob>>,
+    loop_ended: tokio::task::JoinHandle<Ended>,
+    http_stop: watch::Sender<bool>,
+    http: tokio::task::JoinHandle<()>,
+}
+
+impl<E: Env> Running<E> {
+    fn start(
+        env: E,
+        config: Arc<Config>,
+        node: NodeHandle,
+        inbox: mpsc::UnboundedReceiver<NodeEvent>,
+        disk: Disk<E>,
+        listener: E::Listener,
+    ) -> Result<Self, ApiError> {
+        let Disk { log, store, recovered, own_key, tmp } = disk;
+        let stats: Arc<Stats> = Arc::default();
+        let log = env.worker("log", log.into_worker()?);
+        let (view_sender, view) = watch::channel(Arc::new(View::default()));
+        let bus = DirectBus::new(env.clone(), &config, node.clone(), stats.clone());
+
+        let file = store::data_file(&config.dir);
+        let given = match store {
+            Some(opened) => {
+                let reads = Reads::open(env.clone(), &file, READERS, Arc::new(ReadStats::default()))?;
+                let interrupt = opened.interrupt;
+                Some(Given {
+                    worker: env.worker("store", opened.worker),
+                    applied: opened.applied,
+                    interrupt: Arc::new(move || interrupt.raise()),
+                    data: Arc::new(Data::new(env.clone(), file, tmp.clone(), reads, view.clone())),
+                })
+            }
+            None => None,
+        };
+        let snapshots = given.as_ref().map(|g| Server::new(env.clone(), g.data.clone(), stats.clone()));
+        let fetch = fetcher(&env, &config, &bus, &log, given.as_ref(), &node, tmp);
+        let (nothing, no_data) = watch::channel(Position::START);
+        let app = Arc::new(App {
+            env: env.clone(),
+            config: config.clone(),
+            view,
+            applied: given.as_ref().map_or(no_data, |g| g.applied.clone()),
+            node: node.clone(),
+            store: given.as_ref().map_or_else(|| WorkerHandle::new(Err), |g| g.worker.clone()),
+            sql: given.as_ref().map_or_else(|| Arc::new(NoData(nothing)) as Arc<dyn Sql>, |g| Arc::new(g.data.local())),
+            peer: Arc::new(Peers { bus: bus.clone(), snapshots }),
+            http: http::State::new(env.clone(), &config, own_key),
+            stats: stats.clone(),
+        });
+        let (http_stop, stop) = watch::channel(false);
+        let http = tokio::spawn(http::serve(app, listener, stop));
+
+        let mut seed = [0; 32];
+        env.entropy(&mut seed);
+        let mut nonce = [0; 8];
+        env.entropy(&mut nonce);
+        let boot = Boot { config: config.core.clone(), seed, nonce: BootNonce(u64::from_le_bytes(nonce)), recovered };
+        let store = given.as_ref().map(|g| g.worker.clone());
+        let driver = Driver::new(Parts {
+            env,
+            config: config.clone(),
+            boot,
+            bus: bus.clone(),
+            inbox,
+            log: log.clone(),
+            store: given.map(|g| StoreSide { worker: g.worker, interrupt: g.interrupt }),
+            view: view_sender,
+            fetch,
+            stats,
+        });
+        tracing::info!(node = %config.core.id, url = %config.core.url, http = config.http, "started");
+        let loop_ended = tokio::spawn(driver.run());
+        Ok(Self { config, node, bus, log, store, loop_ended, http_stop, http })
+    }
+
+    /// Runs until told to stop, or until the loop ends by itself.
+    async fn until(mut self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ApiError> {
+        tokio::select! {
+            biased;
+            ended = &mut self.loop_ended => return self.ended(ended).await,
+            () = shutdown => {}
+        }
+        // If it has ended meanwhile, that is what the next line finds.
+        let _ = self.node.tell(NodeEvent::Shutdown);
+        match timeout(STOP_MAX, &mut self.loop_ended).await {
+            Ok(ended) => self.ended(ended).await,
+            Err(_) => {
+                tracing::warn!(node = %self.config.core.id, "the node did not stop within {STOP_MAX:?}; closing");
+                self.loop_ended.abort();
+                self.close().await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn ended(self, ended: Result<Ended, tokio::task::JoinError>) -> Result<(), ApiError> {
+        match ended {
+            Ok(Ended::Stopped) => {
+                self.close().await;
+                Ok(())
+            }
+            // At once, and nothing is closed: closing writes, and what can be
+            // believed now is what is on disk already.
+            Ok(Ended::Fatal(reason)) => Err(ApiError::new(500, "fatal", reason)),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => die(&format!("the node loop panicked: {}", panic_text(&*panic))),
+                Err(error) => Err(ApiError::new(500, "fatal", format!("the node loop ended: {error}"))),
+            },
+        }
+    }
+
+    /// Lets requests end, then closes the files.
+    async fn close(self) {
+        let id = &self.config.core.id;
+        // If nobody listens, HTTP has ended already.
+        let _ = self.http_stop.send(true);
+        if let Err(error) = self.http.await {
+            tracing::warn!(node = %id, %error, "HTTP did not end well");
+        }
+        if let Some(store) = &self.store {
+            close(id.as_str(), "store", |reply| store.send(StoreJob::Close { reply }).is_ok()).await;
+        }
+        // After the store: until its last checkpoint it needs the log.
+        close(id.as_str(), "log", |reply| self.log.send(LogJob::Close { reply }).is_ok()).await;
+        self.bus.close();
+        tracing::info!(node = %id, "stopped");
+    }
+}
+
+async fn close(node: &str, what: &str, send: impl FnOnce(oneshot::Sender<()>) -> bool) {
+    let (reply, closed) = oneshot::channel();
+    if !send(reply) || !matches!(timeout(CLOSE_MAX, closed).await, Ok(Ok(()))) {
+        tracing::warn!(node, what, "it was not closed; the next start recovers it");
+    }
+}
+
+/// What the loop calls to fetch a snapshot.
+fn fetcher<E: Env>(
+    env: &E,
+    config: &Config,
+    bus: &DirectBus<E>,
+    log: &WorkerHandle<LogJob>,
+    given: Option<&Given<E>>,
+    node: &NodeHandle,
+    tmp: PathBuf,
+) -> Box<dyn Fn(FetchOrder) + Send + Sync> {
+    let Some(given) = given else {
+        let id = config.core.id.clone();
+        return Box::new(move |_| tracing::warn!(node = %id, "a witness installs no snapshot"));
+    };
+    let fetcher = Arc::new(Fetcher {
+        env: env.clone(),
+        dir: tmp,
+        bus: bus.clone(),
+        log: log.clone(),
+        store: given.worker.clone(),
+        node: node.clone(),
+        readers: given.data.clone(),
+        failures: Default::default(),
+    });
+    Box::new(move |order| drop(tokio::spawn(fetcher.clone().run(order))))
+}

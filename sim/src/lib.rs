@@ -1,1 +1,46 @@
-//! sim
+//! Deterministic simulation of base-ha's core.
+//!
+//! Production [`base_ha_core::node::Node`]s on a virtual network, disk and
+//! clocks; messages travel as the real codec's bytes. A seed makes a
+//! [`plan::Plan`], the plan makes the run, the run is checked while it happens.
+//!
+//! # Replaying
+//!
+//! A failure ends with the line that repeats it:
+//!
+//! ```text
+//! cargo run --release -p base-ha-sim -- --seed 4711 --trace
+//! ```
+//!
+//! # The phases of a run
+//!
+//! Chaos: the plan's faults and workload. Heal: every fault ends, every machine
+//! starts. Converge: one writer, everybody caught up, the pin where it belongs.
+//! Serve: requests are acknowledged again. Scan: all data equal. Converging and
+//! serving have a time limit; what misses it fails with the reason.
+//!
+//! # Where things are
+//!
+//! | file | its noun |
+//! |---|---|
+//! | `prng`, `plan` | chance; a run as data |
+//! | `network`, `disk`, `clock`, `data` | the virtual world |
+//! | `cluster` | machines, processes, the event queue |
+//! | `workload` | clients and administrators |
+//! | `oracle` | what must hold |
+//! | `phases` | a run from start to end |
+//! | `trace`, `report` | what is said about it |
+
+pub mod batch;
+pub mod clock;
+pub mod cluster;
+pub mod data;
+pub mod disk;
+pub mod network;
+pub mod oracle;
+pub mod phases;
+pub mod plan;
+pub mod prng;
+pub mod report;
+pub mod trace;
+mod workload;

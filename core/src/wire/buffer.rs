@@ -309,17 +309,7 @@ impl Reader {
     pub fn url(&mut self) -> Result<Url, DecodeError> {
         let what = "url";
         let text = self.text(what, Url::LENGTH_MAX)?;
-        let legal = text.split_once("://").is_some_and(|(scheme, authority)| {
-            scheme.starts_with(|c: char| c.is_ascii_lowercase())
-                && scheme
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
-                && !authority.is_empty()
-                && authority
-                    .bytes()
-                    .all(|b| b.is_ascii_graphic() && !b"/\\?#@".contains(&b))
-        });
-        if !legal {
+        if !is_url(text) {
             return Err(DecodeError::BadText { what });
         }
         Ok(Url::new(text))
@@ -335,4 +325,26 @@ impl Reader {
             left => Err(DecodeError::TrailingBytes { left }),
         }
     }
+}
+
+/// Whether `text` is an address that this codec passes on: `scheme://authority`
+/// in graphic ASCII, no path, query, fragment or user part. An order that names
+/// any other must be refused before it is logged: nobody could read it.
+pub fn is_url(text: &str) -> bool {
+    let authority_is_legal = |authority: &str| {
+        !authority.is_empty()
+            && authority
+                .bytes()
+                .all(|b| b.is_ascii_graphic() && !b"/\\?#@".contains(&b))
+    };
+    let scheme_is_legal = |scheme: &str| {
+        scheme.starts_with(|c: char| c.is_ascii_lowercase())
+            && scheme
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+    };
+    text.len() <= Url::LENGTH_MAX
+        && text.split_once("://").is_some_and(|(scheme, authority)| {
+            scheme_is_legal(scheme) && authority_is_legal(authority)
+        })
 }

@@ -13,6 +13,7 @@ use crate::app::NodeHandle;
 use crate::config::Config;
 use crate::env::Env;
 use crate::error::ApiError;
+use crate::metrics::Stats;
 use base_ha_core::ids::{ClusterId, NodeId, Url};
 use base_ha_core::io::Route;
 use base_ha_core::message::Envelope;
@@ -23,7 +24,7 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper::{Request, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,7 +96,7 @@ impl<E: Env> Bus for DirectBus<E> {
         };
         let sent = queue.is_some_and(|queue| queue.push(encode_frame(envelope)));
         if !sent {
-            BusCounters::add(&self.0.counters.frames_dropped, 1);
+            self.0.counters.stats.peer.frames_dropped.add(1);
         }
     }
 
@@ -136,7 +137,7 @@ impl<E: Env> Inner<E> {
 impl<E: Env> DirectBus<E> {
     /// A bus for this node, without connections yet. Frames that come in go to
     /// `node`. Must be used inside a tokio runtime.
-    pub fn new(env: E, config: &Config, node: NodeHandle) -> Self {
+    pub fn new(env: E, config: &Config, node: NodeHandle, stats: Arc<Stats>) -> Self {
         Self(Arc::new(Inner {
             env,
             id: config.core.id.clone(),
@@ -144,7 +145,7 @@ impl<E: Env> DirectBus<E> {
             keys: Keyring::new(&config.cluster_secrets),
             timing: Timing::of_lease(config.core.lease),
             node,
-            counters: Arc::default(),
+            counters: Arc::new(BusCounters::new(stats)),
             inbound_room: Arc::new(Semaphore::new(INBOUND_MAX)),
             conn_next: AtomicU64::new(1),
             state: Mutex::default(),
@@ -182,19 +183,19 @@ impl<E: Env> DirectBus<E> {
             let started = self.0.env.now().mono;
             let reason = match self.dial(&peer.url, PEER_PATH, Purpose::Frames).await {
                 Ok((stream, session)) => {
-                    BusCounters::add(&self.0.counters.connected, 1);
+                    self.0.counters.connected.add(1);
                     tracing::info!(node = %self.0.id, peer = %session.peer.id, url = %peer.url, "connected to peer");
                     logged = None;
                     let ended = self.serve(stream, session, Route::Url(peer.url.clone()), &peer.queue).await;
                     format!("connection ended: {ended}")
                 }
                 Err(reason) => {
-                    BusCounters::add(&self.0.counters.dial_failed, 1);
+                    self.0.counters.dial_failed.add(1);
                     reason
                 }
             };
             // Nothing older than this attempt is worth sending later.
-            BusCounters::add(&self.0.counters.frames_dropped, peer.queue.clear());
+            self.0.counters.stats.peer.frames_dropped.add(peer.queue.clear());
             if peer.queue.is_closed() {
                 return;
             }
@@ -272,7 +273,7 @@ impl<E: Env> DirectBus<E> {
             ));
         }
         let Ok(room) = self.0.inbound_room.clone().try_acquire_owned() else {
-            BusCounters::add(&self.0.counters.refused_full, 1);
+            self.0.counters.refuse(&self.0.counters.refused_full);
             tracing::warn!(node = %self.0.id, "refused a peer: too many peer connections");
             return Err(ApiError::new(503, "too_many_peers", "too many peer connections").retry_after(1));
         };
@@ -327,7 +328,7 @@ impl<E: Env> DirectBus<E> {
         };
         let refused = match timeout(self.0.timing.connect_max, opening).await {
             Ok(Ok((stream, session))) => {
-                BusCounters::add(&self.0.counters.connected, 1);
+                self.0.counters.connected.add(1);
                 return Some((stream, session, room));
             }
             Ok(Err(refused)) => refused,
@@ -350,7 +351,7 @@ impl<E: Env> DirectBus<E> {
             Refused::ByPeer(_) => &c.refused_protocol,
             Refused::Timeout | Refused::Io(_) => &c.refused_timeout,
         };
-        BusCounters::add(counter, 1);
+        c.refuse(counter);
         refused
     }
 
@@ -387,6 +388,15 @@ impl<T> Drop for AbortOnDrop<T> {
 pub struct Inbound {
     upgrade: OnUpgrade,
     room: OwnedSemaphorePermit,
+}
+
+/// The answer to a request whose upgrade was accepted.
+pub fn switching_protocols<B>(body: B) -> Response<B> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    response.headers_mut().insert(UPGRADE, HeaderValue::from_static(PROTOCOL));
+    response
 }
 
 /// The `host:port` of a peer URL.

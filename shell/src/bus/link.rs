@@ -215,7 +215,7 @@ pub(crate) async fn read<R: AsyncRead + Unpin>(
             }
             let record = buffer.split_to(length).freeze();
             if !seal.matches(&[&record], &buffer[..SEAL]) {
-                BusCounters::add(&counters.bad_seal, 1);
+                counters.refuse(&counters.bad_seal);
                 return Ended::Seal;
             }
             buffer.advance(SEAL);
@@ -226,8 +226,8 @@ pub(crate) async fn read<R: AsyncRead + Unpin>(
                 Ok(envelope) => envelope,
                 Err(error) => return bad_frame(counters, error),
             };
-            BusCounters::add(&counters.frames_received, 1);
-            BusCounters::add(&counters.bytes_received, length as u64);
+            counters.stats.peer.frames_received.add(1);
+            counters.bytes_received.add(length as u64);
             let kib = u32::try_from(length / 1024 + 1).unwrap_or(CREDIT_KIB).min(CREDIT_KIB);
             let Ok(room) = credit.clone().acquire_many_owned(kib).await else { return Ended::Stopping };
             if node.tell(NodeEvent::Frame { route: route.clone(), envelope, room: Some(room) }).is_err() {
@@ -241,7 +241,7 @@ pub(crate) async fn read<R: AsyncRead + Unpin>(
             Ok(Err(error)) => return error.into(),
             Ok(Ok(0)) if buffer.is_empty() => return Ended::Closed,
             Ok(Ok(0)) => {
-                BusCounters::add(&counters.bad_frame, 1);
+                counters.refuse(&counters.bad_frame);
                 return Ended::Truncated;
             }
             Ok(Ok(_)) => {}
@@ -250,7 +250,7 @@ pub(crate) async fn read<R: AsyncRead + Unpin>(
 }
 
 fn bad_frame(counters: &BusCounters, error: DecodeError) -> Ended {
-    BusCounters::add(&counters.bad_frame, 1);
+    counters.refuse(&counters.bad_frame);
     Ended::Frame(error)
 }
 
@@ -284,8 +284,8 @@ pub(crate) async fn write<W: AsyncWrite + Unpin>(
             beats = 0;
         }
         for frame in batch.drain(..) {
-            BusCounters::add(&counters.frames_sent, 1);
-            BusCounters::add(&counters.bytes_sent, frame.len() as u64);
+            counters.stats.peer.frames_sent.add(1);
+            counters.bytes_sent.add(frame.len() as u64);
             let mark = seal.next(&[&frame]);
             if frame.len() > COPY_MAX {
                 if let Err(ended) = write_all(&mut to, &copied, timing).await {

@@ -16,10 +16,14 @@ pub mod direct;
 pub mod handshake;
 pub mod link;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
+use crate::metrics::{Count, Stats};
 use base_ha_core::ids::ClusterId;
 use base_ha_core::io::Route;
 use base_ha_core::message::Envelope;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 /// Carries frames to other nodes. What comes in reaches the node loop as
 /// [`crate::api::NodeEvent::Frame`].
@@ -34,64 +38,68 @@ pub trait Bus: Clone + Send + Sync + 'static {
     fn close(&self);
 }
 
-/// What happened on the way, for metrics. All numbers only grow.
+/// What happened on the way. All numbers only grow. What a scrape shows of it
+/// is in [`Stats::peer`]; the rest says in more detail why something was
+/// refused.
 #[derive(Debug, Default)]
 pub struct BusCounters {
-    /// Frames handed to a connection.
-    pub frames_sent: AtomicU64,
-    /// Bytes of those frames.
-    pub bytes_sent: AtomicU64,
-    /// Frames that came in and were believed.
-    pub frames_received: AtomicU64,
-    /// Bytes of those frames.
-    pub bytes_received: AtomicU64,
-    /// Frames dropped because a queue was full or nobody was connected.
-    pub frames_dropped: AtomicU64,
+    pub(crate) stats: Arc<Stats>,
+    /// Bytes of frames handed to a connection.
+    pub bytes_sent: Count,
+    /// Bytes of frames that came in and were believed.
+    pub bytes_received: Count,
     /// Connections opened, either way.
-    pub connected: AtomicU64,
+    pub connected: Count,
     /// Attempts to reach a peer that failed.
-    pub dial_failed: AtomicU64,
+    pub dial_failed: Count,
     /// Connections refused: the other side does not know the cluster secret.
-    pub refused_secret: AtomicU64,
+    pub refused_secret: Count,
     /// Connections refused: the other side belongs to another cluster.
-    pub refused_cluster: AtomicU64,
+    pub refused_cluster: Count,
     /// Connections refused: an unknown version or not this protocol at all.
-    pub refused_protocol: AtomicU64,
-    /// Connections refused or ended: too slow, or gone.
-    pub refused_timeout: AtomicU64,
+    pub refused_protocol: Count,
+    /// Connections refused: too slow, or gone before they were open.
+    pub refused_timeout: Count,
     /// Connections refused: too many.
-    pub refused_full: AtomicU64,
+    pub refused_full: Count,
     /// Connections ended: a record's seal did not match (changed, repeated or
     /// reordered bytes).
-    pub bad_seal: AtomicU64,
+    pub bad_seal: Count,
     /// Connections ended: bytes that are not a frame (truncated, too long, an
     /// unknown version).
-    pub bad_frame: AtomicU64,
+    pub bad_frame: Count,
 }
 
 impl BusCounters {
-    pub(crate) fn add(counter: &AtomicU64, by: u64) {
-        counter.fetch_add(by, Ordering::Relaxed);
+    /// Counters whose totals go to `stats`.
+    pub fn new(stats: Arc<Stats>) -> Self {
+        Self { stats, ..Self::default() }
     }
 
-    /// Every counter with its name, for metrics and tests.
-    pub fn read(&self) -> [(&'static str, u64); 14] {
-        let get = |c: &AtomicU64| c.load(Ordering::Relaxed);
+    /// Counts something that was not believed.
+    pub(crate) fn refuse(&self, why: &Count) {
+        why.add(1);
+        self.stats.peer.frames_refused.add(1);
+    }
+
+    /// Every counter with its name, for tests.
+    #[cfg(test)]
+    pub(crate) fn read(&self) -> [(&'static str, u64); 14] {
         [
-            ("frames_sent", get(&self.frames_sent)),
-            ("bytes_sent", get(&self.bytes_sent)),
-            ("frames_received", get(&self.frames_received)),
-            ("bytes_received", get(&self.bytes_received)),
-            ("frames_dropped", get(&self.frames_dropped)),
-            ("connected", get(&self.connected)),
-            ("dial_failed", get(&self.dial_failed)),
-            ("refused_secret", get(&self.refused_secret)),
-            ("refused_cluster", get(&self.refused_cluster)),
-            ("refused_protocol", get(&self.refused_protocol)),
-            ("refused_timeout", get(&self.refused_timeout)),
-            ("refused_full", get(&self.refused_full)),
-            ("bad_seal", get(&self.bad_seal)),
-            ("bad_frame", get(&self.bad_frame)),
+            ("frames_sent", self.stats.peer.frames_sent.get()),
+            ("frames_received", self.stats.peer.frames_received.get()),
+            ("frames_dropped", self.stats.peer.frames_dropped.get()),
+            ("bytes_sent", self.bytes_sent.get()),
+            ("bytes_received", self.bytes_received.get()),
+            ("connected", self.connected.get()),
+            ("dial_failed", self.dial_failed.get()),
+            ("refused_secret", self.refused_secret.get()),
+            ("refused_cluster", self.refused_cluster.get()),
+            ("refused_protocol", self.refused_protocol.get()),
+            ("refused_timeout", self.refused_timeout.get()),
+            ("refused_full", self.refused_full.get()),
+            ("bad_seal", self.bad_seal.get()),
+            ("bad_frame", self.bad_frame.get()),
         ]
     }
 }

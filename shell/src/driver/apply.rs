@@ -85,15 +85,28 @@ impl ApplyPump {
 
     /// Takes an order of the core: `from` to `through`, of which `entries` are
     /// in memory and end at `through`.
-    pub fn order(&mut self, from: Seq, through: Seq, entries: Vec<Entry>) {
+    ///
+    /// # Errors
+    /// The first entry that would be left out: `data.db` ends before what the
+    /// log still has, as after a restored backup of `data.db` alone. Nothing
+    /// more is sent then.
+    pub fn order(&mut self, from: Seq, through: Seq, entries: Vec<Entry>) -> Result<(), Seq> {
         assert!(from <= through, "an order to apply nothing: {from} to {through}");
-        assert_eq!(from, self.ordered().next(), "entries are ordered once and without gaps");
+        if self.halted {
+            return Ok(());
+        }
+        let expected = self.ordered().next();
+        assert!(from >= expected, "{from} is ordered again; {expected} comes next");
+        if from > expected {
+            self.halted = true;
+            return Err(expected);
+        }
         let in_memory_from = entries.first().map_or(through.next(), |e| e.seq);
         assert!(in_memory_from >= from, "entries from {in_memory_from} for an order from {from}");
         if in_memory_from > from {
             self.in_log(from, Seq(in_memory_from.0 - 1));
         }
-        let Some(last) = entries.last() else { return };
+        let Some(last) = entries.last() else { return Ok(()) };
         assert_eq!(last.seq, through, "the entries in memory end where the order does");
         let bytes = weight(&entries);
         if self.waiting_bytes + bytes > WAITING_MAX && !self.waiting.is_empty() {
@@ -102,6 +115,7 @@ impl ApplyPump {
             self.waiting_bytes += bytes;
             self.waiting.push_back(Segment::InMemory(entries));
         }
+        Ok(())
     }
 
     fn in_log(&mut self, from: Seq, through: Seq) {
@@ -248,7 +262,7 @@ mod tests {
     #[test]
     fn what_is_missing_in_memory_is_read_first() {
         let mut pump = ApplyPump::new(Seq(4));
-        pump.order(Seq(5), Seq(9), entries(8, 9, 10));
+        pump.order(Seq(5), Seq(9), entries(8, 9, 10)).expect("in order");
         assert_eq!(pump.next(), Some(Step::Load { from: Seq(5), through: Seq(7), bytes_max: LOAD_BYTES }));
         assert_eq!(pump.next(), None, "one read at a time, and nothing overtakes it");
         pump.loaded(Ok(entries(5, 6, 10))).expect("fine");
@@ -264,7 +278,7 @@ mod tests {
     fn the_store_holds_a_bounded_number_of_bytes() {
         let mut pump = ApplyPump::new(Seq(0));
         for n in 1..=5 {
-            pump.order(Seq(n), Seq(n), entries(n, n, 6 << 20));
+            pump.order(Seq(n), Seq(n), entries(n, n, 6 << 20)).expect("in order");
         }
         assert_eq!(seqs(pump.next()), (1, 1));
         assert_eq!(seqs(pump.next()), (2, 2));
@@ -277,8 +291,8 @@ mod tests {
     #[test]
     fn an_entry_larger_than_the_bound_goes_alone() {
         let mut pump = ApplyPump::new(Seq(0));
-        pump.order(Seq(1), Seq(1), entries(1, 1, IN_FLIGHT_MAX * 2));
-        pump.order(Seq(2), Seq(2), entries(2, 2, 1));
+        pump.order(Seq(1), Seq(1), entries(1, 1, IN_FLIGHT_MAX * 2)).expect("in order");
+        pump.order(Seq(2), Seq(2), entries(2, 2, 1)).expect("in order");
         assert_eq!(seqs(pump.next()), (1, 1));
         assert_eq!(pump.next(), None);
         pump.applied(Seq(1));
@@ -290,7 +304,7 @@ mod tests {
     fn unreadable_entries_halt_and_never_skip() {
         for result in [Ok(Vec::new()), Ok(entries(6, 6, 1)), Err(ApiError::new(500, "log", "gone"))] {
             let mut pump = ApplyPump::new(Seq(4));
-            pump.order(Seq(5), Seq(6), Vec::new());
+            pump.order(Seq(5), Seq(6), Vec::new()).expect("in order");
             assert!(matches!(pump.next(), Some(Step::Load { .. })));
             assert_eq!(pump.loaded(result), Err(Seq(5)));
             assert_eq!(pump.next(), None);
@@ -300,20 +314,30 @@ mod tests {
     #[test]
     fn a_snapshot_voids_what_was_ordered_before() {
         let mut pump = ApplyPump::new(Seq(4));
-        pump.order(Seq(5), Seq(9), Vec::new());
+        pump.order(Seq(5), Seq(9), Vec::new()).expect("in order");
         assert!(matches!(pump.next(), Some(Step::Load { .. })));
         pump.pause();
         assert_eq!(pump.next(), None);
         pump.restart(Seq(20));
-        pump.order(Seq(21), Seq(22), Vec::new());
+        pump.order(Seq(21), Seq(22), Vec::new()).expect("in order");
         assert_eq!(pump.next(), None, "the old read is still under way");
         pump.loaded(Ok(entries(5, 9, 1))).expect("void");
         assert_eq!(pump.next(), Some(Step::Load { from: Seq(21), through: Seq(22), bytes_max: LOAD_BYTES }));
     }
 
     #[test]
-    #[should_panic(expected = "without gaps")]
-    fn a_gap_in_the_orders_is_refused() {
-        ApplyPump::new(Seq(4)).order(Seq(6), Seq(6), Vec::new());
+    fn a_gap_in_the_orders_halts() {
+        let mut pump = ApplyPump::new(Seq(4));
+        assert_eq!(pump.order(Seq(6), Seq(6), Vec::new()), Err(Seq(5)));
+        assert_eq!(pump.order(Seq(7), Seq(7), Vec::new()), Ok(()), "said once");
+        assert_eq!(pump.next(), None, "it stays halted");
+        pump.restart(Seq(6));
+        assert_eq!(pump.order(Seq(7), Seq(7), Vec::new()), Ok(()));
+    }
+
+    #[test]
+    #[should_panic(expected = "ordered again")]
+    fn nothing_is_ordered_twice() {
+        let _ = ApplyPump::new(Seq(4)).order(Seq(4), Seq(5), Vec::new());
     }
 }

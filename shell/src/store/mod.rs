@@ -19,15 +19,19 @@
 //! | `schema_sql`, `bind`, `sqlerror` | shared with the read side |
 
 mod apply;
+pub mod backup;
 pub mod bind;
 mod capture;
+pub mod classify;
 mod execute;
 mod group;
 mod guard;
 mod hash;
 mod install;
 mod open;
+pub mod policy;
 mod problem;
+pub mod read;
 mod requests;
 mod schema;
 pub mod schema_sql;

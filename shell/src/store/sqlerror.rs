@@ -41,14 +41,24 @@ pub fn api_error(error: &rusqlite::Error) -> ApiError {
     }
 }
 
+/// SQLite's primary result code; `SQLITE_ERROR` for what is not SQLite's.
+pub fn code(error: &rusqlite::Error) -> i32 {
+    match error {
+        rusqlite::Error::SqliteFailure(error, _) | rusqlite::Error::SqlInputError { error, .. } => {
+            error.extended_code & 0xff
+        }
+        _ => ffi::SQLITE_ERROR,
+    }
+}
+
 /// Whether SQLite stopped because it was told to.
 pub fn is_interrupt(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted)
+    code(error) == ffi::SQLITE_INTERRUPT
 }
 
 /// Whether another connection was in the way and trying again may help.
 pub fn is_busy(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked))
+    matches!(code(error), ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED)
 }
 
 /// `extended` is SQLite's extended result code, `message` its words.

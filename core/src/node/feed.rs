@@ -1,0 +1,347 @@
+//! Feeding followers: live shipping and catch-up are one path.
+//!
+//! Decides what each follower is sent next: entries from memory, entries read
+//! from the log, a bare heartbeat, or word that it needs a snapshot. Knows
+//! nothing of what makes an entry committed.
+
+use super::progress::{Feed, Progress};
+use super::{Gate, Node, Stance};
+use crate::entry::Entry;
+use crate::ids::{Incarnation, NodeId, Seq, Url};
+use crate::io::{Event, LoadId, Outbox, Output};
+use crate::log::weight;
+use crate::member::Role;
+use crate::message::{Append, Message, Refused};
+use crate::position::Position;
+use crate::time::Now;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+impl Node {
+    /// One append carries at most about this many bytes.
+    const APPEND_BYTES_MAX: usize = 1 << 20;
+
+    /// Sends every follower what it lacks and may be sent.
+    pub(super) fn feed_all(&mut self, now: Now, out: &mut Outbox) {
+        let Stance::Writer(writer) = &mut self.stance else {
+            return;
+        };
+        let renews = !writer.handover.as_ref().is_some_and(|h| h.sent);
+        let mut followers = core::mem::take(&mut writer.progress);
+        for (id, progress) in &mut followers {
+            self.feed(now, id, progress, renews, out);
+        }
+        if let Stance::Writer(writer) = &mut self.stance {
+            writer.progress = followers;
+        }
+    }
+
+    fn feed(
+        &mut self,
+        now: Now,
+        id: &NodeId,
+        progress: &mut Progress,
+        renews: bool,
+        out: &mut Outbox,
+    ) {
+        let last = self.log.last();
+        let mut sent = false;
+        if progress.amnesiac {
+            // Told until it comes back as somebody else: word may be lost.
+            if core::mem::take(&mut progress.due) {
+                let acknowledged = progress.matched;
+                let refused = Message::Refused(Refused::Amnesia { acknowledged });
+                self.tell(id, Gate::HardState, refused, out);
+            }
+            return;
+        }
+        self.urge_snapshot(now, id, progress, out);
+        while progress.free() && progress.next <= last.seq {
+            let prev_seq = Seq(progress.next.0 - 1);
+            if prev_seq < self.log.base().seq {
+                progress.feed = Feed::Snapshot {
+                    again: now.mono,
+                    tries: 0,
+                };
+                out.push(Output::Event(Event::SnapshotNeeded { id: id.clone() }));
+                self.urge_snapshot(now, id, progress, out);
+                break;
+            }
+            let prev = self.log.position(prev_seq);
+            let entries = self
+                .log
+                .entries(progress.next, last.seq, Self::APPEND_BYTES_MAX);
+            let (Some(prev), Some(entries)) = (prev, entries) else {
+                if progress.load.is_none() {
+                    self.load_for(id, progress, out);
+                }
+                break;
+            };
+            self.ship(now, id, progress, (prev, entries), renews, out);
+            sent = true;
+        }
+        // While probing only what it surely has is worth telling it about.
+        let reach = match progress.feed {
+            Feed::Replicate => Seq(progress.next.0 - 1),
+            Feed::Probe { .. } | Feed::Snapshot { .. } => progress.matched,
+        };
+        if !sent && (progress.due || progress.told < self.commit.min(reach)) {
+            // A bare one renews the lease and moves the commit index. If the
+            // point before the next entry has left memory the last one serves:
+            // the answer says what is missing, which is known already.
+            let known = self.log.position(Seq(progress.next.0 - 1));
+            self.ship(
+                now,
+                id,
+                progress,
+                (known.unwrap_or(last), Vec::new()),
+                renews,
+                out,
+            );
+        }
+        progress.due = false;
+    }
+
+    fn ship(
+        &mut self,
+        now: Now,
+        id: &NodeId,
+        progress: &mut Progress,
+        (prev, entries): (Position, Vec<Entry>),
+        renews: bool,
+        out: &mut Outbox,
+    ) {
+        let sent = self.stamp(now);
+        if let Some(entry) = entries.last() {
+            let bytes = entries.iter().map(weight).sum();
+            progress.sent(entry.seq, bytes, sent);
+        }
+        // The follower believes the commit index no further than this reaches.
+        let reach = Seq(prev.seq.0 + entries.len() as u64);
+        progress.told = progress.told.max(self.commit.min(reach));
+        let append = Append {
+            sent,
+            prev,
+            entries,
+            commit: self.commit,
+            renews,
+        };
+        self.tell(id, Gate::HardState, Message::Append(append), out);
+    }
+
+    fn load_for(&mut self, id: &NodeId, progress: &mut Progress, out: &mut Outbox) {
+        self.next_load += 1;
+        let load = self.next_load;
+        progress.load = Some(load);
+        if let Stance::Writer(writer) = &mut self.stance {
+            writer.loads.insert(load, (id.clone(), progress.next));
+        }
+        out.push(Output::LoadLog {
+            id: load,
+            from: progress.next,
+            through: self.log.last().seq,
+            bytes_max: Self::APPEND_BYTES_MAX,
+        });
+    }
+
+    pub(super) fn on_log_loaded(
+        &mut self,
+        now: Now,
+        load: LoadId,
+        prev: Position,
+        entries: Vec<Entry>,
+        out: &mut Outbox,
+    ) {
+        let Stance::Writer(writer) = &mut self.stance else {
+            return;
+        };
+        let Some((id, from)) = writer.loads.remove(&load) else {
+            return;
+        };
+        let renews = !writer.handover.as_ref().is_some_and(|h| h.sent);
+        let Some(mut progress) = writer.progress.remove(&id) else {
+            return;
+        };
+        if progress.load == Some(load) {
+            progress.load = None;
+            let wanted = progress.next == from && progress.free();
+            if wanted && self.is_own_log(from, prev, &entries) {
+                if entries.is_empty() {
+                    // Gone or unreadable here: the data has it.
+                    progress.feed = Feed::Snapshot {
+                        again: now.mono,
+                        tries: 0,
+                    };
+                    out.push(Output::Event(Event::SnapshotNeeded { id: id.clone() }));
+                } else {
+                    self.ship(now, &id, &mut progress, (prev, entries), renews, out);
+                }
+            }
+        }
+        if let Stance::Writer(writer) = &mut self.stance {
+            writer.progress.insert(id, progress);
+        }
+    }
+
+    /// Whether what was read is what this log holds there: contiguous, and
+    /// agreeing with whatever is known in memory.
+    fn is_own_log(&self, from: Seq, prev: Position, entries: &[Entry]) -> bool {
+        if entries.is_empty() {
+            return true;
+        }
+        let mut before = prev;
+        for entry in entries {
+            let known = self.log.position(entry.seq);
+            let chained = entry.seq.0 == before.seq.0 + 1 && entry.prev_hash == before.hash;
+            if !chained
+                || self.log.term(entry.seq) != Some(entry.term)
+                || known.is_some_and(|known| known != entry.position())
+            {
+                return false;
+            }
+            before = entry.position();
+        }
+        prev.seq.next() == from
+            && self
+                .log
+                .position(prev.seq)
+                .is_none_or(|known| known == prev)
+    }
+
+    /// Tells a follower that is beyond the log to fetch a snapshot; again and
+    /// again, ever more slowly, until its reports move.
+    fn urge_snapshot(&mut self, now: Now, id: &NodeId, progress: &mut Progress, out: &mut Outbox) {
+        let Feed::Snapshot { again, tries } = progress.feed else {
+            return;
+        };
+        if now.mono < again {
+            return;
+        }
+        let pause = self.config.heartbeat * 2 * (1 << tries.min(4));
+        progress.feed = Feed::Snapshot {
+            again: now.mono.after(pause),
+            tries: tries + 1,
+        };
+        let at_least = self.log.base();
+        if let Some(from) = self.snapshot_source(now, id) {
+            let message = Message::NeedSnapshot { at_least, from };
+            self.tell(id, Gate::HardState, message, out);
+        }
+    }
+
+    /// Who serves a snapshot: a healthy follower that is caught up, or this
+    /// node.
+    pub(super) fn snapshot_source(&self, now: Now, except: &NodeId) -> Option<Url> {
+        let base = self.log.base().seq;
+        let helper = self.membership().members.iter().find(|member| {
+            let Some((id, incarnation)) = &member.identity else {
+                return false;
+            };
+            let standing = self.peers.get(id).and_then(|p| p.standing.as_ref());
+            member.role == Role::Voter
+                && id != except
+                && *id != self.config.id
+                && self.alive(id, *incarnation, now.mono)
+                && standing.is_some_and(|s| {
+                    s.eligible && s.applied >= base && s.applied >= self.commit_floor()
+                })
+        });
+        match helper {
+            Some(member) => Some(member.url.clone()),
+            None => self.stores_data().then(|| self.config.url.clone()),
+        }
+    }
+
+    /// Close enough to the commit index to count as caught up.
+    pub(super) fn commit_floor(&self) -> Seq {
+        Seq(self.commit.0.saturating_sub(1024))
+    }
+
+    /// A follower lacks the point before what it was sent: go back to the last
+    /// point that both may have, a whole term at a time.
+    pub(super) fn step_back(&mut self, id: &NodeId, hint: Position) {
+        let common = match self.log.term(hint.seq) {
+            Some(term) if term == hint.term => hint.seq,
+            _ => self.log.last_not_above(hint.seq, hint.term),
+        };
+        // A hint below the log: only a snapshot helps, which `next` shows.
+        let next = if hint.seq < self.log.base().seq {
+            hint.seq.next()
+        } else {
+            common.next()
+        };
+        if let Stance::Writer(writer) = &mut self.stance
+            && let Some(progress) = writer.progress.get_mut(id)
+        {
+            let next = next.max(progress.matched.next());
+            if matches!(progress.feed, Feed::Snapshot { .. })
+                && Seq(next.0 - 1) < self.log.base().seq
+            {
+                return;
+            }
+            if progress.load.is_some() && progress.next == next {
+                return;
+            }
+            progress.load = None;
+            progress.probe(next);
+        }
+    }
+
+    /// Once a heartbeat: everyone is due one, and what was lost on the way is
+    /// sent again.
+    pub(super) fn refresh_followers(&mut self, now: Now) {
+        self.sync_progress(now);
+        let stalled = now.mono.before(self.config.heartbeat * 2);
+        if let Stance::Writer(writer) = &mut self.stance {
+            for progress in writer.progress.values_mut() {
+                progress.due = true;
+                match &mut progress.feed {
+                    Feed::Probe { asked } => *asked = false,
+                    Feed::Replicate => {
+                        if progress.oldest_flight().is_some_and(|sent| sent < stalled) {
+                            progress.probe(progress.matched.next());
+                        }
+                    }
+                    Feed::Snapshot { .. } => {}
+                }
+            }
+        }
+    }
+
+    /// Makes the followers those of every membership not yet settled, each on
+    /// the disk it has now.
+    pub(super) fn sync_progress(&mut self, now: Now) {
+        let mut wanted: BTreeMap<NodeId, Incarnation> = BTreeMap::new();
+        for (_, membership) in &self.memberships {
+            for (id, incarnation) in membership
+                .members
+                .iter()
+                .filter_map(|m| m.identity.as_ref())
+            {
+                if *id != self.config.id {
+                    wanted.insert(id.clone(), *incarnation);
+                }
+            }
+        }
+        for (id, incarnation) in &mut wanted {
+            // A new disk under a known name is fed like a learner and counts
+            // for nothing until a logged change says so.
+            let current = self.peers.get(id).map(|p| p.incarnation);
+            if let Some(current) = current.filter(|c| self.alive(id, *c, now.mono)) {
+                *incarnation = current;
+            }
+        }
+        let next = self.log.last().seq.next();
+        if let Stance::Writer(writer) = &mut self.stance {
+            writer
+                .progress
+                .retain(|id, p| wanted.get(id) == Some(&p.incarnation));
+            for (id, incarnation) in wanted {
+                writer
+                    .progress
+                    .entry(id)
+                    .or_insert_with(|| Progress::new(incarnation, next));
+            }
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! Following: appends taken, the commit index, what is applied.
+//!
+//! Decides whether entries fit the log, what is answered and what may be
+//! applied. Nothing at or below the commit index is ever dropped. Knows
+//! nothing of how a writer chooses what to send.
+
+use super::durable::Gate;
+use super::identity::Sender;
+use super::{Node, Promise, Stance};
+use crate::wire::decode_membership;
+use crate::entry::{Entry, EntryKind};
+use crate::ids::{ContentHash, Incarnation, Seq, Term};
+use crate::io::{Event, FrameRefusal, Outbox, Output, Record, StepDownReason};
+use crate::member::Membership;
+use crate::message::{Append, AppendResult, Appended, Message, Refused};
+use crate::position::Position;
+use crate::time::Now;
+use alloc::vec;
+use alloc::vec::Vec;
+
+impl Node {
+    pub(super) fn on_append(&mut self, now: Now, who: &Sender, append: Append, out: &mut Outbox) {
+        if who.term < self.hard.term {
+            let refused = Message::Refused(Refused::StaleTerm);
+            self.send(who.route.clone(), Gate::HardState, refused, out);
+            return;
+        }
+        assert_eq!(
+            who.term, self.hard.term,
+            "a higher term was adopted before this"
+        );
+        if matches!(self.stance, Stance::Writer(_)) {
+            // Two writers of one term: a cloned disk or worse. Believe neither.
+            self.refuse(who, FrameRefusal::Contradiction, out);
+            return;
+        }
+        self.follow(now, who, append.renews);
+        let result = match self.take_entries(&append, out) {
+            Ok(result) => result,
+            Err(reason) => {
+                self.refuse(who, reason, out);
+                return;
+            }
+        };
+        let (matched, fresh) = match result {
+            Taken::Matched { matched, fresh } => (matched, fresh),
+            Taken::Missing(result) => {
+                self.answer(who, &append, Gate::Log, result, out);
+                return;
+            }
+        };
+        self.raise_commit(append.commit.min(matched), out);
+        // New entries are acknowledged when durable. A bare heartbeat is
+        // answered at once with what is durable already: a slow disk must not
+        // cost the writer its lease.
+        let (gate, matched) = if fresh {
+            (Gate::Log, matched)
+        } else {
+            (Gate::HardState, matched.min(self.durable))
+        };
+        self.answer(who, &append, gate, AppendResult::Durable { matched }, out);
+    }
+
+    fn answer(
+        &mut self,
+        who: &Sender,
+        append: &Append,
+        gate: Gate,
+        result: AppendResult,
+        out: &mut Outbox,
+    ) {
+        let message = Message::Appended(Appended {
+            echo: append.sent,
+            result,
+            applied: self.applied.seq,
+        });
+        self.send(who.route.clone(), gate, message, out);
+    }
+
+    /// The sender is the writer of this term.
+    fn follow(&mut self, now: Now, who: &Sender, renews: bool) {
+        match self.stance {
+            Stance::PreCandidate(_) | Stance::Candidate(_) => self.stance = Stance::Follower,
+            Stance::Follower | Stance::Writer(_) => {}
+        }
+        self.writer = Some(who.id.clone());
+        self.tries = 0;
+        self.hear(who, now.mono);
+        if renews {
+            let until = now.mono.after(self.config.lease);
+            self.promise = Some(Promise {
+                to: who.id.clone(),
+                until,
+            });
+            self.arm_election(until);
+        } else {
+            // It hands over: its chosen successor comes first.
+            self.election_at = self.election_at.max(now.mono.after(self.config.heartbeat));
+        }
+    }
+
+    /// Checks and stores what fits.
+    fn take_entries(&mut self, append: &Append, out: &mut Outbox) -> Result<Taken, FrameRefusal> {
+        let mut before = append.prev;
+        for entry in &append.entries {
+            let sound = entry.follows(&before)
+                && entry.stream == self.stream()
+                && entry.term <= self.hard.term
+                && (entry.kind != EntryKind::Config || decode_membership(entry.payload.clone()).is_ok());
+            if !sound {
+                return Err(FrameRefusal::Contradiction);
+            }
+            before = entry.position();
+        }
+        if let Some(missing) = self.find_prev(append.prev)? {
+            return Ok(Taken::Missing(missing));
+        }
+        // What of it is new?
+        let mut keep = None;
+        let mut first_new = append.entries.len();
+        for (n, entry) in append.entries.iter().enumerate() {
+            if entry.seq > self.log.last().seq {
+                first_new = n;
+                break;
+            }
+            let held = self.log.position(entry.seq);
+            if held.is_none_or(|held| held == entry.position()) {
+                continue;
+            }
+            if entry.seq <= self.commit {
+                return Err(FrameRefusal::Contradiction);
+            }
+            keep = Some(Seq(entry.seq.0 - 1));
+            first_new = n;
+            break;
+        }
+        let matched = before.seq;
+        let new: Vec<Entry> = append.entries[first_new..].to_vec();
+        let fresh = !new.is_empty();
+        if let Some(keep) = keep {
+            self.truncate_log(keep, new, out);
+        } else if fresh {
+            let through = before.seq;
+            self.disk.persist(
+                Record::Append {
+                    keep: None,
+                    entries: new.clone(),
+                },
+                through,
+                out,
+            );
+            for entry in new {
+                self.append_to_view(entry, out);
+            }
+        }
+        Ok(Taken::Matched { matched, fresh })
+    }
+
+    /// Whether the point before the entries is in the log; if not, what to
+    /// answer.
+    fn find_prev(&self, prev: Position) -> Result<Option<AppendResult>, FrameRefusal> {
+        let last = self.log.last();
+        let held = self.log.position(prev.seq);
+        if held == Some(prev) {
+            return Ok(None);
+        }
+        if prev.seq <= self.commit {
+            // A point that is known and differs contradicts what was
+            // committed. One that has left memory can be compared by term
+            // only, and one below the log not at all; being committed, it is
+            // the same in every writer's log.
+            let term = self.log.term(prev.seq);
+            let differs = held.is_some() || term.is_some_and(|term| term != prev.term);
+            return if differs {
+                Err(FrameRefusal::Contradiction)
+            } else {
+                Ok(None)
+            };
+        }
+        let hint = if prev.seq > last.seq {
+            last
+        } else {
+            let seq = self
+                .log
+                .last_not_above(Seq(prev.seq.0 - 1), prev.term)
+                .max(self.commit);
+            self.log.position(seq).unwrap_or(last)
+        };
+        // Said once all of the log is durable: a lower end would contradict an
+        // acknowledgement that waits for the same disk, and look like amnesia.
+        Ok(Some(AppendResult::Mismatch {
+            hint,
+            last: last.seq,
+        }))
+    }
+
+    /// Adds an entry to the view; its record is already ordered.
+    pub(super) fn append_to_view(&mut self, entry: Entry, out: &mut Outbox) {
+        self.hlc.raise(entry.hlc);
+        if entry.kind == EntryKind::Config
+            && let Ok(membership) = decode_membership(entry.payload.clone())
+        {
+            out.push(Output::Event(Event::MembershipChanged {
+                version: membership.version,
+            }));
+            self.memberships.push((entry.seq, membership));
+        }
+        if entry.seq == self.applied.seq && entry.position() != self.applied {
+            // After amnesia: the data holds something that the cluster never
+            // committed at this place.
+            self.health.quarantined = true;
+        }
+        self.log.append(entry);
+    }
+
+    /// Everything up to `commit` is committed; never taken back.
+    pub(super) fn raise_commit(&mut self, commit: Seq, out: &mut Outbox) {
+        if commit <= self.commit {
+            return;
+        }
+        assert!(
+            commit <= self.log.last().seq,
+            "what is committed is in the log"
+        );
+        self.commit = commit;
+        self.settle_birth(out);
+        self.settle_memberships();
+        self.order_apply(out);
+        self.log.evict(self.commit);
+    }
+
+    /// Orders to be applied what is committed and durable here: data that is
+    /// ahead of its own log would look like amnesia after a crash.
+    pub(super) fn order_apply(&mut self, out: &mut Outbox) {
+        let through = self.commit.min(self.durable);
+        if through <= self.ordered {
+            return;
+        }
+        let from = self.ordered.next();
+        self.ordered = through;
+        if !self.stores_data() {
+            return;
+        }
+        let first = self.log.ring_first().map_or(from, |first| first.max(from));
+        let entries = self
+            .log
+            .entries(first, through, usize::MAX)
+            .unwrap_or_default();
+        out.push(Output::Apply {
+            from,
+            through,
+            entries,
+        });
+    }
+
+    pub(super) fn on_applied(&mut self, position: Position, content: ContentHash) {
+        // A driver that is ahead of what was ordered, or repeats itself, is
+        // not believed.
+        if position.seq <= self.applied.seq || position.seq > self.ordered {
+            return;
+        }
+        self.applied = position;
+        self.health.samples.note(position.seq, content);
+    }
+
+    pub(super) fn on_log_trimmed(&mut self, first: Seq, base: Position) {
+        let sound = first == base.seq.next()
+            && base.seq <= self.commit
+            && self
+                .log
+                .position(base.seq)
+                .is_none_or(|known| known == base);
+        if sound {
+            self.log.trim(base);
+        }
+    }
+
+    pub(super) fn on_snapshot_installed(
+        &mut self,
+        now: Now,
+        position: Position,
+        membership: Membership,
+        content: ContentHash,
+        log_reset: bool,
+        out: &mut Outbox,
+    ) {
+        self.health.fetching = None;
+        if log_reset {
+            // What a writer counts on is no longer there.
+            self.step_down(now, StepDownReason::Unfit, out);
+            self.stance = Stance::Follower;
+        }
+        let held = self.log.position(position.seq);
+        if log_reset {
+            // Entries that followed this very point are gone with the reset.
+            // If they were acknowledged, this is amnesia.
+            let lost = held == Some(position) && self.durable > position.seq
+                || held.is_none() && position.seq < self.commit;
+            self.log.reset(position);
+            self.disk.forget_after(position.seq);
+            self.durable = position.seq;
+            self.memberships = vec![(position.seq, membership)];
+            self.commit = position.seq;
+            if lost {
+                self.take_new_incarnation(now, out);
+            }
+        } else if held.is_some_and(|held| held != position) || position.seq > self.log.last().seq {
+            // The log does not contain what the data now does.
+            self.health.quarantined = true;
+            return;
+        }
+        self.health.quarantined = false;
+        self.health.halted = None;
+        self.applied = position;
+        self.ordered = position.seq;
+        self.health.samples.restart(position.seq, content);
+        if position.seq > self.commit {
+            self.raise_commit(position.seq, out);
+        }
+        self.settle_birth(out);
+        self.settle_memberships();
+        self.order_apply(out);
+        if self.memberships.is_empty() {
+            return;
+        }
+        // A voter in the membership it just learned stands like any other.
+        if self.writer.is_none() {
+            self.arm_election(now.mono.after(self.config.lease));
+        }
+    }
+
+    pub(super) fn on_need_snapshot(
+        &mut self,
+        now: Now,
+        who: &Sender,
+        at_least: Position,
+        from: crate::ids::Url,
+        out: &mut Outbox,
+    ) {
+        let current = who.term == self.hard.term && self.writer.as_ref() == Some(&who.id);
+        if !current
+            || at_least.seq <= self.log.last().seq
+                && self.log.position(at_least.seq) == Some(at_least)
+        {
+            return;
+        }
+        if self.health.may_fetch(now.mono) {
+            self.health.fetching = Some(now.mono);
+            out.push(Output::FetchSnapshot {
+                from,
+                at_least,
+                reseed: false,
+            });
+        }
+    }
+
+    pub(super) fn term_of(&self, seq: Seq) -> Option<Term> {
+        self.log.term(seq)
+    }
+
+    pub(super) fn own_identity(&self) -> (&crate::ids::NodeId, Incarnation) {
+        (&self.config.id, self.hard.incarnation)
+    }
+}
+
+/// What became of an append.
+enum Taken {
+    /// Its entries are in the log; `fresh` if some were not before.
+    Matched { matched: Seq, fresh: bool },
+    /// The point before them is not.
+    Missing(AppendResult),
+}

@@ -1,0 +1,331 @@
+//! Whether this node is fit: its store, its data, its name.
+//!
+//! Decides what makes it unfit and when that passes, and who is right when
+//! content hashes differ: a majority at the same position, nobody else. Knows
+//! nothing of elections.
+
+use super::identity::Sender;
+use super::{Gate, Node, Stance};
+use crate::ids::{ClusterId, ContentHash, Hash, NodeId, Seq};
+use crate::io::{Event, Outbox, Output, Route, StoreHealth, Unfit};
+use crate::member::Role;
+use crate::message::{Message, Refused};
+use crate::time::{MonoTime, Now};
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+/// Content hashes at positions that others are likely to have as well.
+#[derive(Debug)]
+pub(super) struct Samples {
+    latest: (Seq, ContentHash),
+    ring: VecDeque<(Seq, ContentHash)>,
+}
+
+impl Samples {
+    const EVERY: u64 = 64;
+    const KEPT: usize = 64;
+    const TOLD: usize = 15;
+
+    pub(super) fn note(&mut self, seq: Seq, content: ContentHash) {
+        self.latest = (seq, content);
+        if seq.0.is_multiple_of(Self::EVERY) {
+            if self.ring.len() == Self::KEPT {
+                self.ring.pop_front();
+            }
+            self.ring.push_back((seq, content));
+        }
+    }
+
+    /// The data was replaced.
+    pub(super) fn restart(&mut self, seq: Seq, content: ContentHash) {
+        self.ring.clear();
+        self.note(seq, content);
+    }
+
+    /// What is told to others.
+    pub(super) fn recent(&self) -> Vec<(Seq, ContentHash)> {
+        let skip = self.ring.len().saturating_sub(Self::TOLD);
+        let mut recent: Vec<_> = self.ring.iter().skip(skip).copied().collect();
+        if self.latest.0 > Seq(0) && recent.last() != Some(&self.latest) {
+            recent.push(self.latest);
+        }
+        recent
+    }
+
+    fn at(&self, seq: Seq) -> Option<ContentHash> {
+        if self.latest.0 == seq && seq > Seq(0) {
+            return Some(self.latest.1);
+        }
+        self.ring
+            .iter()
+            .find(|(s, _)| *s == seq)
+            .map(|(_, content)| *content)
+    }
+
+    /// Whether any of `others` differs from what was here at the same place.
+    pub(super) fn differ(&self, others: &[(Seq, ContentHash)]) -> bool {
+        others
+            .iter()
+            .any(|(seq, content)| self.at(*seq).is_some_and(|own| own != *content))
+    }
+}
+
+/// What keeps a node from serving.
+#[derive(Debug)]
+pub(super) struct Health {
+    pub(super) full: bool,
+    pub(super) halted: Option<Seq>,
+    pub(super) quarantined: bool,
+    pub(super) duplicate_until: MonoTime,
+    pub(super) other_cluster: Option<(ClusterId, MonoTime)>,
+    pub(super) seats_differ: Option<MonoTime>,
+    pub(super) not_a_member: Option<MonoTime>,
+    /// A snapshot is being fetched since then.
+    pub(super) fetching: Option<MonoTime>,
+    fetch_again: MonoTime,
+    pub(super) samples: Samples,
+}
+
+impl Health {
+    pub(super) fn new(applied: Seq, content: ContentHash) -> Self {
+        Self {
+            full: false,
+            halted: None,
+            quarantined: false,
+            duplicate_until: MonoTime(0),
+            other_cluster: None,
+            seats_differ: None,
+            not_a_member: None,
+            fetching: None,
+            fetch_again: MonoTime(0),
+            samples: Samples {
+                latest: (applied, content),
+                ring: VecDeque::new(),
+            },
+        }
+    }
+
+    pub(super) fn duplicate(&self, now: MonoTime) -> bool {
+        now < self.duplicate_until
+    }
+
+    pub(super) fn may_fetch(&self, now: MonoTime) -> bool {
+        self.fetching.is_none() && now >= self.fetch_again
+    }
+}
+
+impl Node {
+    /// Whether this node may be handed the pin.
+    pub(super) fn eligible(&self, now: MonoTime) -> bool {
+        self.stores_data()
+            && !self.health.full
+            && self.health.halted.is_none()
+            && !self.health.quarantined
+            && !self.health.duplicate(now)
+            && self.stop_by.is_none()
+    }
+
+    pub(super) fn unfit(&self, now: MonoTime) -> Option<Unfit> {
+        let recent = |at: MonoTime| now.since(at) < self.config.lease * 2;
+        if self.health.duplicate(now) {
+            return Some(Unfit::DuplicateId);
+        }
+        if self.health.quarantined {
+            return Some(Unfit::Quarantined);
+        }
+        if let Some(at) = self.health.halted {
+            return Some(Unfit::ApplyHalted { at });
+        }
+        if self.health.full {
+            return Some(Unfit::DiskFull);
+        }
+        if self.writer.is_none() {
+            match self.health.other_cluster {
+                Some((cluster, at)) if recent(at) => return Some(Unfit::OtherCluster { cluster }),
+                _ => {}
+            }
+        }
+        if self.unborn() && self.health.seats_differ.is_some_and(recent) {
+            return Some(Unfit::SeatsDiffer);
+        }
+        let member = self
+            .membership()
+            .admits(&self.config.id, self.hard.incarnation);
+        let turned_away = self.health.not_a_member.is_some_and(recent);
+        let removed = !self.memberships.is_empty() && self.membership_settled();
+        (!member && (turned_away || removed && !self.known_by_name())).then_some(Unfit::NotAMember)
+    }
+
+    /// Its name is in the membership, if under another incarnation: it waits
+    /// to be admitted again.
+    fn known_by_name(&self) -> bool {
+        self.membership().get(&self.config.id).is_some()
+    }
+
+    pub(super) fn on_health(&mut self, now: Now, health: StoreHealth, out: &mut Outbox) {
+        match health {
+            StoreHealth::Well => {
+                self.health.full = false;
+                self.health.halted = None;
+            }
+            StoreHealth::Full => self.health.full = true,
+            StoreHealth::ApplyHalted { at } => self.health.halted = Some(at),
+            StoreHealth::Quarantined => self.health.quarantined = true,
+        }
+        self.fetch_reseed(now, out);
+    }
+
+    /// Once a heartbeat: what a follower or a writer has to see to.
+    pub(super) fn on_heartbeat(&mut self, now: Now, out: &mut Outbox) {
+        if matches!(self.stance, Stance::Writer(_)) {
+            self.refresh_followers(now);
+            self.compare_contents(now, out);
+            self.admit_waiting(now, out);
+        } else {
+            self.fetch_reseed(now, out);
+            self.ask_for_pin(now, out);
+        }
+    }
+
+    /// Replaces quarantined data from the writer's; its log stays.
+    fn fetch_reseed(&mut self, now: Now, out: &mut Outbox) {
+        let from = match self.known_writer() {
+            Some((id, url)) if id != self.config.id => url,
+            _ => return,
+        };
+        if self.health.quarantined && self.stores_data() && self.health.may_fetch(now.mono) {
+            self.health.fetching = Some(now.mono);
+            let at_least = self.log.base();
+            out.push(Output::FetchSnapshot {
+                from,
+                at_least,
+                reseed: true,
+            });
+        }
+    }
+
+    pub(super) fn on_snapshot_failed(&mut self, now: Now) {
+        self.health.fetching = None;
+        self.health.fetch_again = now.mono.after(self.config.heartbeat);
+    }
+
+    /// Contents were seen to differ: at the newest position where they do, the
+    /// majority of the voters that store data is right.
+    fn compare_contents(&mut self, now: Now, out: &mut Outbox) {
+        let Stance::Writer(writer) = &mut self.stance else {
+            return;
+        };
+        if !core::mem::take(&mut writer.suspect) {
+            return;
+        }
+        let Some((at, reports)) = self.differing_reports(now) else {
+            return;
+        };
+        let voters = self
+            .membership()
+            .voters()
+            .filter(|m| m.role == Role::Voter)
+            .count();
+        let right = reports.iter().map(|r| r.content).find(|content| {
+            let agreeing = reports
+                .iter()
+                .filter(|r| r.voter && r.content == *content)
+                .count();
+            agreeing >= crate::quorum::majority(voters)
+        });
+        let Some(expected) = right else {
+            out.push(Output::Event(Event::DivergedWithoutMajority { at }));
+            return;
+        };
+        let Some(hash) = self.log.position(at).map(|p| p.hash) else {
+            return;
+        };
+        for report in reports {
+            if report.content == expected {
+                continue;
+            }
+            out.push(Output::Event(Event::Diverged {
+                node: report.id,
+                at,
+            }));
+            match report.route {
+                None => self.health.quarantined = true,
+                Some(route) => {
+                    let refused = Refused::Diverged { at, expected, hash };
+                    self.send(route, Gate::HardState, Message::Refused(refused), out);
+                }
+            }
+        }
+    }
+
+    /// What everybody had at the newest position where somebody differs.
+    fn differing_reports(&self, now: Now) -> Option<(Seq, Vec<Report>)> {
+        let own = self.health.samples.recent();
+        own.iter().rev().find_map(|(at, content)| {
+            let mut reports = Vec::new();
+            if self.stores_data() {
+                reports.push(Report {
+                    id: self.config.id.clone(),
+                    content: *content,
+                    voter: self.is_voter(),
+                    route: None,
+                });
+            }
+            for member in &self.membership().members {
+                let Some((id, incarnation)) = &member.identity else {
+                    continue;
+                };
+                if !self.alive(id, *incarnation, now.mono) {
+                    continue;
+                }
+                let standing = self.peers.get(id).and_then(|p| p.standing.as_ref());
+                let theirs = standing.and_then(|s| s.contents.iter().find(|(seq, _)| seq == at));
+                if let (Some((_, content)), Some(route)) = (theirs, self.route_to(id)) {
+                    reports.push(Report {
+                        id: id.clone(),
+                        content: *content,
+                        voter: member.role == Role::Voter,
+                        route: Some(route),
+                    });
+                }
+            }
+            let differ = reports.windows(2).any(|w| w[0].content != w[1].content);
+            differ.then_some((*at, reports))
+        })
+    }
+
+    pub(super) fn on_diverged(
+        &mut self,
+        now: Now,
+        who: &Sender,
+        at: Seq,
+        expected: ContentHash,
+        hash: Hash,
+        out: &mut Outbox,
+    ) {
+        let from_writer = who.term == self.hard.term && self.writer.as_ref() == Some(&who.id);
+        // Old news, from before a re-seed or about another history, is none.
+        let same_entry = self.log.position(at).is_some_and(|p| p.hash == hash);
+        let differs = self
+            .health
+            .samples
+            .at(at)
+            .is_some_and(|own| own != expected);
+        if from_writer && same_entry && differs && !self.health.quarantined {
+            self.health.quarantined = true;
+            out.push(Output::Event(Event::Diverged {
+                node: self.config.id.clone(),
+                at,
+            }));
+            self.fetch_reseed(now, out);
+        }
+    }
+}
+
+/// One node's content at a position; no route means this node.
+struct Report {
+    id: NodeId,
+    content: ContentHash,
+    voter: bool,
+    route: Option<Route>,
+}

@@ -1,0 +1,197 @@
+//! How far one follower has come, as its writer sees it.
+//!
+//! Decides how much may be in flight. Knows nothing of the log's contents.
+
+use crate::ids::{Incarnation, NodeId, Seq, Term};
+use crate::io::{CallId, LoadId, ProposalId};
+use crate::time::MonoTime;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+/// How a follower is being fed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Feed {
+    /// One append at a time, until a common point is found.
+    Probe {
+        /// One is under way.
+        asked: bool,
+    },
+    /// A window of appends.
+    Replicate,
+    /// It needs a snapshot; ask again at `again`.
+    Snapshot { again: MonoTime, tries: u32 },
+}
+
+/// One append under way.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    last: Seq,
+    bytes: usize,
+    sent: MonoTime,
+}
+
+/// One follower.
+#[derive(Clone, Debug)]
+pub(super) struct Progress {
+    /// The disk that acknowledged; another one starts from nothing.
+    pub(super) incarnation: Incarnation,
+    /// The next entry to send.
+    pub(super) next: Seq,
+    /// Durable there, and the same as here.
+    pub(super) matched: Seq,
+    /// When `matched` was last raised: what was sent later was received by a
+    /// follower that had all of it.
+    pub(super) matched_at: MonoTime,
+    /// The newest own send time that it answered (R1's s for this node).
+    pub(super) acked: Option<MonoTime>,
+    pub(super) feed: Feed,
+    flights: VecDeque<Flight>,
+    flight_bytes: usize,
+    /// Entries are being read from the log for it.
+    pub(super) load: Option<LoadId>,
+    /// The commit index it was last told.
+    pub(super) told: Seq,
+    /// A heartbeat is due.
+    pub(super) due: bool,
+    /// What its data contains.
+    pub(super) applied: Seq,
+    /// It forgot what it had acknowledged, and counts for nothing any more.
+    pub(super) amnesiac: bool,
+}
+
+impl Progress {
+    const FLIGHTS_MAX: usize = 64;
+    const FLIGHT_BYTES_MAX: usize = 4 << 20;
+
+    pub(super) fn new(incarnation: Incarnation, next: Seq) -> Self {
+        Self {
+            incarnation,
+            next,
+            matched: Seq(0),
+            matched_at: MonoTime(0),
+            acked: None,
+            feed: Feed::Probe { asked: false },
+            flights: VecDeque::new(),
+            flight_bytes: 0,
+            load: None,
+            told: Seq(0),
+            due: true,
+            applied: Seq(0),
+            amnesiac: false,
+        }
+    }
+
+    /// Whether another append may be sent.
+    pub(super) fn free(&self) -> bool {
+        match self.feed {
+            Feed::Probe { asked } => !asked,
+            Feed::Replicate => {
+                self.flights.len() < Self::FLIGHTS_MAX && self.flight_bytes < Self::FLIGHT_BYTES_MAX
+            }
+            Feed::Snapshot { .. } => false,
+        }
+    }
+
+    /// Takes note that entries up to `last` were sent.
+    pub(super) fn sent(&mut self, last: Seq, bytes: usize, sent: MonoTime) {
+        if let Feed::Probe { asked } = &mut self.feed {
+            *asked = true;
+            return;
+        }
+        self.next = last.next();
+        self.flights.push_back(Flight { last, bytes, sent });
+        self.flight_bytes += bytes;
+    }
+
+    /// It has everything up to `matched`.
+    pub(super) fn matched(&mut self, matched: Seq, now: MonoTime) {
+        if matched > self.matched {
+            self.matched = matched;
+            self.matched_at = now;
+        }
+        self.next = self.next.max(self.matched.next());
+        while self.flights.front().is_some_and(|f| f.last <= self.matched) {
+            if let Some(flight) = self.flights.pop_front() {
+                self.flight_bytes -= flight.bytes;
+            }
+        }
+        match self.feed {
+            Feed::Probe { .. } | Feed::Snapshot { .. } => self.feed = Feed::Replicate,
+            Feed::Replicate => {}
+        }
+    }
+
+    /// Starts over at `next`.
+    pub(super) fn probe(&mut self, next: Seq) {
+        self.next = next.max(self.matched.next());
+        self.feed = Feed::Probe { asked: false };
+        self.flights.clear();
+        self.flight_bytes = 0;
+    }
+
+    /// When the oldest append under way was sent.
+    pub(super) fn oldest_flight(&self) -> Option<MonoTime> {
+        self.flights.front().map(|f| f.sent)
+    }
+}
+
+/// A proposal whose entries are not all committed yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Proposal {
+    pub(super) id: ProposalId,
+    pub(super) last: Seq,
+}
+
+/// A read that waits for a proof that no one else is writer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Read {
+    pub(super) id: CallId,
+    /// A quorum must answer an append that was sent after this.
+    pub(super) since: MonoTime,
+}
+
+/// Why the pin is handed over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Why {
+    /// A preferred node asked, or this one is only a caretaker.
+    Preference,
+    /// An administrator's call.
+    Ordered(CallId),
+    /// This node's store cannot go on.
+    Unfit,
+    /// This node stops.
+    Stopping,
+}
+
+/// A hand-over under way.
+#[derive(Clone, Debug)]
+pub(super) struct Handover {
+    pub(super) to: NodeId,
+    pub(super) why: Why,
+    pub(super) until: MonoTime,
+    /// [`crate::message::Message::TimeoutNow`] is out: no lease in this term.
+    pub(super) sent: bool,
+}
+
+/// What only a writer knows.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) term: Term,
+    pub(super) since: MonoTime,
+    /// Its own first entry; at birth the one after the founding entry.
+    pub(super) noop: Seq,
+    pub(super) progress: BTreeMap<NodeId, Progress>,
+    pub(super) proposals: VecDeque<Proposal>,
+    pub(super) reads: Vec<Read>,
+    pub(super) orders: Vec<(CallId, Seq)>,
+    pub(super) handover: Option<Handover>,
+    /// No new hand-over before this.
+    pub(super) handover_again: MonoTime,
+    /// Only answers to appends sent after this renew the lease.
+    pub(super) lease_floor: MonoTime,
+    /// Its last words of progress.
+    pub(super) told: (Seq, Seq, Seq),
+    pub(super) loads: BTreeMap<LoadId, (NodeId, Seq)>,
+    /// Content hashes were seen to differ.
+    pub(super) suspect: bool,
+}

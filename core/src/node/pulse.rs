@@ -1,0 +1,217 @@
+//! Pings: who is alive, and what everybody says of itself.
+//!
+//! Decides whom to ping and what an echo proves. Knows nothing of votes; being
+//! heard never makes anybody writer.
+
+use super::identity::Sender;
+use super::peer::Proof;
+use super::{Gate, Node};
+use crate::ids::{Incarnation, NodeId, Url};
+use crate::io::{Event, FrameRefusal, Outbox, Output, Route};
+use crate::message::{Message, Ping, Refused};
+use crate::time::{MonoTime, Now};
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+
+impl Node {
+    const PINGS_MAX: usize = 128;
+
+    /// Pings everyone there is, and reports who fell silent.
+    pub(super) fn pulse(&mut self, now: Now, out: &mut Outbox) {
+        let ping = self.new_ping(now);
+        let mut targets: BTreeSet<Url> = self.config.seats.iter().cloned().collect();
+        for (_, membership) in &self.memberships {
+            targets.extend(membership.members.iter().map(|m| m.url.clone()));
+        }
+        targets.extend(self.hints.iter().cloned());
+        targets.remove(&self.config.url);
+        let since = now.mono.before(self.config.lease);
+        let strangers: Vec<Route> = self
+            .peers
+            .values()
+            .filter(|p| !targets.contains(&p.url) && p.heard.is_some_and(|at| at >= since))
+            .map(|p| p.route.clone())
+            .collect();
+        for url in targets {
+            self.send(
+                Route::Url(url),
+                Gate::HardState,
+                Message::Ping(ping.clone()),
+                out,
+            );
+        }
+        for route in strangers {
+            self.send(route, Gate::HardState, Message::Ping(ping.clone()), out);
+        }
+        self.report_liveness(now, out);
+    }
+
+    /// Pings along the way that a frame came, unless that was done just now:
+    /// a process that is not yet proven alive is soon.
+    pub(super) fn ping_back(&mut self, now: Now, to: &NodeId, route: Route, out: &mut Outbox) {
+        if let Some(peer) = self.peers.get_mut(to) {
+            let pause = self.config.heartbeat / 4;
+            if peer
+                .pinged_back
+                .is_some_and(|at| now.mono.since(at) < pause)
+            {
+                return;
+            }
+            peer.pinged_back = Some(now.mono);
+        }
+        let ping = self.new_ping(now);
+        self.send(route, Gate::HardState, Message::Ping(ping), out);
+    }
+
+    fn new_ping(&mut self, now: Now) -> Ping {
+        let ping = self.own_standing(now);
+        if self.pings.len() == Self::PINGS_MAX {
+            self.pings.pop_front();
+        }
+        self.pings.push_back(ping.sent);
+        ping
+    }
+
+    /// What this node says of itself.
+    pub(super) fn own_standing(&mut self, now: Now) -> Ping {
+        let last = self.log.position(self.durable).unwrap_or(self.log.base());
+        Ping {
+            sent: self.stamp(now),
+            url: self.config.url.clone(),
+            last,
+            commit: self.commit,
+            applied: self.applied.seq,
+            eligible: self.eligible(now.mono),
+            writer: self.writer.clone(),
+            witness: self.config.witness,
+            contents: self.health.samples.recent(),
+            wall_ms: now.wall.0,
+        }
+    }
+
+    pub(super) fn on_ping(&mut self, now: Now, who: &Sender, ping: Ping, out: &mut Outbox) {
+        let proven = self.peers.get(&who.id).and_then(|p| p.processes.current());
+        if proven.is_none() || proven == Some(who.nonce) {
+            self.take_standing(now, who, &ping, out);
+        }
+        let standing = self.own_standing(now);
+        let pong = Message::Pong {
+            echo: ping.sent,
+            standing,
+        };
+        self.send(who.route.clone(), Gate::HardState, pong, out);
+        if proven != Some(who.nonce) {
+            self.ping_back(now, &who.id, who.route.clone(), out);
+        }
+    }
+
+    pub(super) fn on_pong(
+        &mut self,
+        now: Now,
+        who: &Sender,
+        echo: MonoTime,
+        standing: Ping,
+        out: &mut Outbox,
+    ) {
+        if !self.pings.contains(&echo) {
+            // An echo of another life of this node, or of nothing.
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&who.id) else {
+            return;
+        };
+        let other = peer.incarnation;
+        let proof = peer.processes.prove(who.nonce, echo, now.mono);
+        match proof {
+            Proof::Current => {}
+            Proof::Old => {
+                self.refuse(who, FrameRefusal::OldProcess, out);
+                return;
+            }
+            Proof::Duplicate => {
+                let refused = Refused::DuplicateId { other };
+                out.push(Output::Event(Event::DuplicateId { id: who.id.clone() }));
+                self.send(
+                    who.route.clone(),
+                    Gate::HardState,
+                    Message::Refused(refused),
+                    out,
+                );
+                return;
+            }
+        }
+        let Some(peer) = self.peers.get_mut(&who.id) else {
+            return;
+        };
+        if peer.incarnation != who.incarnation {
+            peer.incarnation = who.incarnation;
+            peer.first_seen = now.mono;
+            peer.standing = None;
+        }
+        peer.hear(echo);
+        peer.route = who.route.clone();
+        self.take_standing(now, who, &standing, out);
+        self.learn_seat(who, &standing);
+        self.on_standing_as_writer(now, &who.id, out);
+    }
+
+    fn take_standing(&mut self, now: Now, who: &Sender, ping: &Ping, out: &mut Outbox) {
+        let Some(peer) = self.peers.get_mut(&who.id) else {
+            return;
+        };
+        // Clocks start anew with each process: only one's own are compared.
+        let newer = peer.standing.as_ref().is_none_or(|s| s.sent <= ping.sent)
+            || peer.standing_of != who.nonce;
+        if !newer {
+            return;
+        }
+        peer.standing_of = who.nonce;
+        if peer.processes.current().is_none() && peer.incarnation != who.incarnation {
+            peer.incarnation = who.incarnation;
+            peer.first_seen = now.mono;
+        }
+        peer.url = ping.url.clone();
+        peer.config = who.config;
+        peer.cluster = who.cluster;
+        let ahead = ping.wall_ms.abs_diff(now.wall.0);
+        let skewed = u128::from(ahead) > self.config.skew_max.as_millis() + 1000;
+        if skewed && !peer.skewed {
+            out.push(Output::Event(Event::ClockSkew {
+                id: who.id.clone(),
+                ms: ahead,
+            }));
+        }
+        peer.skewed = skewed;
+        peer.standing = Some(ping.clone());
+    }
+
+    /// Whether that incarnation was certainly alive within the last lease.
+    pub(super) fn alive(&self, id: &NodeId, incarnation: Incarnation, now: MonoTime) -> bool {
+        self.peers.get(id).is_some_and(|p| {
+            p.incarnation == incarnation
+                && p.heard.is_some_and(|at| now.since(at) < self.config.lease)
+        })
+    }
+
+    /// Takes note that a member's very process acted on a message of ours that
+    /// was sent at `at`.
+    pub(super) fn hear(&mut self, who: &Sender, at: MonoTime) {
+        if let Some(peer) = self.peers.get_mut(&who.id)
+            && peer.incarnation == who.incarnation
+        {
+            peer.hear(at);
+        }
+    }
+
+    fn report_liveness(&mut self, now: Now, out: &mut Outbox) {
+        for (id, peer) in &mut self.peers {
+            let up = peer
+                .heard
+                .is_some_and(|at| now.mono.since(at) < self.config.lease);
+            if up != peer.up {
+                peer.up = up;
+                out.push(Output::Event(Event::PeerUp { id: id.clone(), up }));
+            }
+        }
+    }
+}

@@ -1,0 +1,497 @@
+//! The writer: proposals, the commit rule, the lease, linearizable reads.
+//!
+//! Decides what is committed (a quorum's durable acknowledgements of an entry
+//! of this very term) and whether a permit holds. Knows nothing of how
+//! followers are fed.
+
+use super::identity::Sender;
+use super::progress::{Progress, Proposal, Read, Writer};
+use super::{Node, Stance};
+use crate::entry::{Entry, EntryKind};
+use crate::ids::{NodeId, Seq};
+use crate::io::{
+    AdminOutcome, CallId, Event, FrameRefusal, Outbox, Output, ProposalId, Record, Refusal,
+    StepDownReason, WritePermit,
+};
+use crate::lease;
+use crate::message::{AppendResult, Appended, Message, Refused};
+use crate::quorum;
+use crate::time::{MonoTime, Now};
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use bytes::Bytes;
+
+impl Node {
+    pub(super) fn become_writer(&mut self, now: Now, out: &mut Outbox) {
+        let own = (self.config.id.clone(), self.hard.incarnation);
+        assert_eq!(self.hard.voted_for, Some(own), "a writer has its own vote");
+        self.tries = 0;
+        self.writer = Some(self.config.id.clone());
+        self.promise = None;
+        out.push(Output::Event(Event::BecameWriter {
+            term: self.hard.term,
+        }));
+        let founds = self.unborn() && self.memberships.is_empty();
+        let mut payloads = Vec::new();
+        if founds {
+            payloads.push((EntryKind::Config, self.charter()));
+        }
+        payloads.push((EntryKind::Noop, Bytes::new()));
+        self.stance = Stance::Writer(Box::new(Writer {
+            term: self.hard.term,
+            since: self.stamp(now),
+            noop: Seq(self.log.last().seq.0 + payloads.len() as u64),
+            progress: BTreeMap::new(),
+            proposals: VecDeque::new(),
+            reads: Vec::new(),
+            orders: Vec::new(),
+            handover: None,
+            handover_again: now.mono,
+            lease_floor: now.mono,
+            told: (Seq(0), Seq(0), Seq(0)),
+            loads: BTreeMap::new(),
+            suspect: false,
+        }));
+        self.append_own(now, payloads, out);
+        self.sync_progress(now);
+    }
+
+    /// Appends entries of this writer's term; they are shipped while they are
+    /// being written, but its own word counts only once they are durable.
+    pub(super) fn append_own(
+        &mut self,
+        now: Now,
+        payloads: Vec<(EntryKind, Bytes)>,
+        out: &mut Outbox,
+    ) {
+        let mut entries: Vec<Entry> = Vec::with_capacity(payloads.len());
+        let mut prev = self.log.last();
+        for (kind, payload) in payloads {
+            let hlc = self.hlc.tick(now.wall);
+            let entry = Entry::following(&prev, self.stream(), self.hard.term, hlc, kind, payload);
+            prev = entry.position();
+            entries.push(entry);
+        }
+        let record = Record::Append {
+            keep: None,
+            entries: entries.clone(),
+        };
+        self.disk.persist(record, prev.seq, out);
+        for entry in entries {
+            self.append_to_view(entry, out);
+        }
+    }
+
+    pub(super) fn on_propose(
+        &mut self,
+        now: Now,
+        id: ProposalId,
+        payloads: Vec<Bytes>,
+        out: &mut Outbox,
+    ) {
+        let sound = !payloads.is_empty() && payloads.iter().all(|p| p.len() <= Entry::PAYLOAD_MAX);
+        let refusal = match self.write_permit(now) {
+            Ok(_) if sound => None,
+            // Nothing to log, or more than an entry holds: the store should
+            // have refused it before.
+            Ok(_) => Some(Refusal::Unfit),
+            Err(refusal) => Some(refusal),
+        };
+        if let Some(refusal) = refusal {
+            out.push(Output::ProposalRefused { id, refusal });
+            return;
+        }
+        let first = self.log.last().seq.next();
+        let payloads = payloads.into_iter().map(|p| (EntryKind::Data, p)).collect();
+        self.append_own(now, payloads, out);
+        let last = self.log.last();
+        if let Stance::Writer(writer) = &mut self.stance {
+            writer.proposals.push_back(Proposal { id, last: last.seq });
+        }
+        out.push(Output::Proposed { id, first, last });
+    }
+
+    pub(super) fn on_appended(
+        &mut self,
+        now: Now,
+        who: &Sender,
+        appended: Appended,
+        out: &mut Outbox,
+    ) {
+        let (last, last_stamp) = (self.log.last().seq, self.last_stamp);
+        let Stance::Writer(writer) = &mut self.stance else {
+            return;
+        };
+        let echo = appended.echo;
+        if who.term != writer.term || echo < writer.since || echo > last_stamp {
+            return;
+        }
+        let Some(progress) = writer.progress.get_mut(&who.id) else {
+            self.refuse(who, FrameRefusal::NotAMember, out);
+            return;
+        };
+        if progress.incarnation != who.incarnation {
+            self.refuse(who, FrameRefusal::OtherIncarnation, out);
+            return;
+        }
+        if progress.amnesiac {
+            return;
+        }
+        match appended.result {
+            AppendResult::Durable { matched } if matched > last => {
+                self.refuse(who, FrameRefusal::Contradiction, out);
+                return;
+            }
+            AppendResult::Durable { matched } => {
+                progress.acked = progress.acked.max(Some(echo));
+                progress.applied = progress.applied.max(appended.applied);
+                progress.matched(matched, last_stamp);
+            }
+            AppendResult::Mismatch { hint, last: theirs } => {
+                if theirs < progress.matched && echo > progress.matched_at {
+                    // In one term an acknowledged entry cannot go away, except
+                    // with its disk. This answers something sent after the
+                    // acknowledgement came in: one sent before it may have
+                    // overtaken the entry itself.
+                    progress.amnesiac = true;
+                    let acknowledged = progress.matched;
+                    let refused = Message::Refused(Refused::Amnesia { acknowledged });
+                    self.send(who.route.clone(), super::Gate::HardState, refused, out);
+                    return;
+                }
+                progress.acked = progress.acked.max(Some(echo));
+                if hint.seq >= progress.matched && echo > progress.matched_at {
+                    self.step_back(&who.id, hint);
+                }
+            }
+        }
+        self.hear(who, echo);
+        self.advance_commit_as_writer(now, out);
+        self.answer_reads(now, out);
+    }
+
+    /// The commit rule: an entry of this term that q voters have made durable,
+    /// this node among them, and with it everything before (Raft 5.4.2).
+    pub(super) fn advance_commit_as_writer(&mut self, now: Now, out: &mut Outbox) {
+        let Stance::Writer(writer) = &self.stance else {
+            return;
+        };
+        let mut matches: Vec<Seq> = Vec::with_capacity(8);
+        for member in self.membership().voters() {
+            matches.push(self.matched_by(writer, member));
+        }
+        let all = matches.iter().min().copied().unwrap_or_default();
+        let quorum = self.membership().quorum();
+        let reached = quorum::reached(&mut matches, quorum)
+            .unwrap_or_default()
+            .min(self.durable);
+        if reached > self.commit && self.term_of(reached) == Some(writer.term) {
+            self.raise_commit(reached, out);
+        }
+        let told = (self.durable, self.commit, all);
+        let commit = self.commit;
+        let Stance::Writer(writer) = &mut self.stance else {
+            return;
+        };
+        while writer.proposals.front().is_some_and(|p| p.last <= commit) {
+            writer.proposals.pop_front();
+        }
+        let mut done = Vec::new();
+        writer.orders.retain(|(id, seq)| {
+            if *seq <= commit {
+                done.push(*id);
+            }
+            *seq > commit
+        });
+        for id in done {
+            out.push(Output::AdminDone {
+                id,
+                outcome: AdminOutcome::Done,
+            });
+        }
+        if writer.told != told {
+            writer.told = told;
+            let (durable, committed, all) = told;
+            out.push(Output::Progress {
+                durable,
+                committed,
+                all,
+            });
+        }
+        self.answer_reads(now, out);
+    }
+
+    /// What a voter has made durable, by name and incarnation.
+    pub(super) fn matched_by(&self, writer: &Writer, member: &crate::member::Member) -> Seq {
+        match &member.identity {
+            Some((id, incarnation)) if *id == self.config.id => {
+                if *incarnation == self.hard.incarnation {
+                    self.durable
+                } else {
+                    Seq(0)
+                }
+            }
+            Some((id, incarnation)) => match writer.progress.get(id) {
+                Some(p) if p.incarnation == *incarnation && !p.amnesiac => p.matched,
+                _ => Seq(0),
+            },
+            None => Seq(0),
+        }
+    }
+
+    /// The newest own send time that a quorum has answered, this node itself
+    /// having answered at `now`.
+    pub(super) fn quorum_answered(&self, writer: &Writer, now: MonoTime) -> Option<MonoTime> {
+        let mut answered: Vec<MonoTime> = Vec::with_capacity(8);
+        for member in self.membership().voters() {
+            answered.push(match &member.identity {
+                Some((id, incarnation)) if *id == self.config.id => {
+                    if *incarnation == self.hard.incarnation {
+                        now
+                    } else {
+                        MonoTime(0)
+                    }
+                }
+                Some((id, incarnation)) => writer
+                    .progress
+                    .get(id)
+                    .filter(|p: &&Progress| p.incarnation == *incarnation && !p.amnesiac)
+                    .and_then(|p| p.acked)
+                    .unwrap_or_default(),
+                None => MonoTime(0),
+            });
+        }
+        let at = quorum::reached(&mut answered, self.membership().quorum())?;
+        (at > MonoTime(0)).then_some(at)
+    }
+
+    /// When the lease ends; `None` if none was ever held in this term, or it
+    /// was given up (R1).
+    pub(super) fn lease_end(&self, writer: &Writer, now: Now) -> Option<MonoTime> {
+        if writer.handover.as_ref().is_some_and(|h| h.sent) {
+            return None;
+        }
+        let sent = self.quorum_answered(writer, now.mono)?;
+        if sent < writer.lease_floor {
+            return None;
+        }
+        Some(lease::end(
+            sent,
+            self.config.lease,
+            self.config.clock_rate_ppm,
+        ))
+    }
+
+    /// When a quorum will have been silent for a lease.
+    pub(super) fn quorum_lost_at(&self, writer: &Writer) -> Option<MonoTime> {
+        if self.sole_voter() {
+            return None;
+        }
+        let answered = self
+            .quorum_answered(writer, self.last_step)
+            .unwrap_or_default();
+        Some(answered.max(writer.since).after(self.config.lease))
+    }
+
+    fn committed_own(&self, writer: &Writer) -> bool {
+        self.commit >= writer.noop
+    }
+
+    /// Elected, its own entry committed and everything up to it applied.
+    pub(super) fn ready(&self, writer: &Writer) -> bool {
+        self.committed_own(writer) && self.applied.seq >= writer.noop && self.stores_data()
+    }
+
+    pub(super) fn write_permit(&self, now: Now) -> Result<WritePermit, Refusal> {
+        if self.stop_by.is_some() {
+            return Err(Refusal::Stopping);
+        }
+        let permit = self.read_permit(now)?;
+        if self.health.full {
+            return Err(Refusal::Unfit);
+        }
+        if let Stance::Writer(writer) = &self.stance
+            && writer.handover.is_some()
+        {
+            return Err(Refusal::HandingOver);
+        }
+        Ok(permit)
+    }
+
+    pub(super) fn read_permit(&self, now: Now) -> Result<WritePermit, Refusal> {
+        if self.unborn() {
+            return Err(Refusal::Unborn);
+        }
+        let Stance::Writer(writer) = &self.stance else {
+            return Err(self.not_writer());
+        };
+        if self.health.duplicate(now.mono)
+            || self.health.quarantined
+            || self.health.halted.is_some()
+        {
+            return Err(Refusal::Unfit);
+        }
+        if !self.stores_data() {
+            return Err(self.not_writer());
+        }
+        if !self.ready(writer) {
+            return Err(Refusal::NotReady);
+        }
+        if writer.handover.as_ref().is_some_and(|h| h.sent) {
+            return Err(Refusal::HandingOver);
+        }
+        // Asked long after the last turn, this process was asleep: nothing it
+        // believes is fresh (B2).
+        if now.mono.since(self.last_step) > self.config.lease / 2 {
+            return Err(Refusal::LeaseExpired);
+        }
+        match self.lease_end(writer, now) {
+            Some(until) if now.mono < until => Ok(WritePermit {
+                term: writer.term,
+                until,
+            }),
+            _ => Err(Refusal::LeaseExpired),
+        }
+    }
+
+    pub(super) fn not_writer(&self) -> Refusal {
+        Refusal::NotWriter {
+            writer: self.known_writer(),
+            term: self.hard.term,
+        }
+    }
+
+    pub(super) fn on_read_index(&mut self, now: Now, id: CallId, out: &mut Outbox) {
+        let since = self.stamp(now);
+        let refusal = if self.unborn() {
+            Some(Refusal::Unborn)
+        } else if self.health.duplicate(now.mono) {
+            Some(Refusal::Unfit)
+        } else if self.stores_data() {
+            None
+        } else {
+            Some(self.not_writer())
+        };
+        let not_writer = self.not_writer();
+        match (&mut self.stance, refusal) {
+            (Stance::Writer(writer), None) => {
+                writer.reads.push(Read { id, since });
+                self.answer_reads(now, out);
+                if let Stance::Writer(writer) = &mut self.stance
+                    && !writer.reads.is_empty()
+                {
+                    // Ask now: the answer must be to something sent later.
+                    writer.progress.values_mut().for_each(|p| p.due = true);
+                }
+            }
+            (_, Some(refusal)) => out.push(Output::ReadRefused { id, refusal }),
+            (_, None) => out.push(Output::ReadRefused {
+                id,
+                refusal: not_writer,
+            }),
+        }
+    }
+
+    /// Lets reads go whose proof is there: the lease, or a quorum's answer to
+    /// something sent after the call; either way with an entry of this term
+    /// committed, so that the commit index is not an old one.
+    pub(super) fn answer_reads(&mut self, now: Now, out: &mut Outbox) {
+        let Stance::Writer(writer) = &self.stance else {
+            return;
+        };
+        if writer.reads.is_empty() || !self.committed_own(writer) {
+            return;
+        }
+        let leased = self
+            .lease_end(writer, now)
+            .is_some_and(|end| now.mono < end);
+        // Its own answer is always the newest.
+        let own = MonoTime(self.last_stamp.0.saturating_add(1));
+        let answered = self.quorum_answered(writer, own).unwrap_or_default();
+        let at = self.commit;
+        if let Stance::Writer(writer) = &mut self.stance {
+            writer.reads.retain(|read| {
+                let proven = leased || answered > read.since;
+                if proven {
+                    out.push(Output::ReadReady { id: read.id, at });
+                }
+                !proven
+            });
+        }
+    }
+
+    /// Stops being writer, candidate or pre-candidate within the term.
+    pub(super) fn step_down(&mut self, now: Now, reason: StepDownReason, out: &mut Outbox) {
+        let stance = core::mem::replace(&mut self.stance, Stance::Follower);
+        let Stance::Writer(writer) = stance else {
+            return;
+        };
+        let handed_over = writer.handover.as_ref().is_some_and(|h| h.sent)
+            && reason == StepDownReason::HigherTerm;
+        let reason = if handed_over {
+            StepDownReason::HandedOver
+        } else {
+            reason
+        };
+        if handed_over {
+            self.note_transfer(now);
+        }
+        let term = writer.term;
+        out.push(Output::Event(Event::SteppedDown { term, reason }));
+        for proposal in &writer.proposals {
+            out.push(Output::ProposalUnknown { id: proposal.id });
+        }
+        self.writer = None;
+        let refusal = self.not_writer();
+        for read in &writer.reads {
+            out.push(Output::ReadRefused {
+                id: read.id,
+                refusal: refusal.clone(),
+            });
+        }
+        for (id, _) in &writer.orders {
+            out.push(Output::AdminDone {
+                id: *id,
+                outcome: AdminOutcome::TimedOut,
+            });
+        }
+        self.end_handover(&writer, handed_over, out);
+        // Whoever was just deposed leaves the next election to the others for
+        // a moment: they have not promised anything to it.
+        self.arm_election(now.mono.after(self.config.heartbeat));
+    }
+
+    /// Who writes, if that is known and stores data.
+    pub(super) fn known_writer(&self) -> Option<(NodeId, crate::ids::Url)> {
+        let id = self.writer.as_ref()?;
+        if *id == self.config.id {
+            return self
+                .stores_data()
+                .then(|| (id.clone(), self.config.url.clone()));
+        }
+        let member = self.member_anywhere(id);
+        if member.is_some_and(|m| m.role == crate::member::Role::Witness) {
+            return None;
+        }
+        let url = member.map(|m| m.url.clone());
+        let url = url.or_else(|| self.peers.get(id).map(|p| p.url.clone()))?;
+        Some((id.clone(), url))
+    }
+
+    /// What a writer does on every turn.
+    pub(super) fn tick_writer(&mut self, now: Now, out: &mut Outbox) {
+        let Stance::Writer(writer) = &self.stance else {
+            return;
+        };
+        if self.quorum_lost_at(writer).is_some_and(|at| now.mono >= at) {
+            self.step_down(now, StepDownReason::QuorumLost, out);
+            return;
+        }
+        if self.removed() && self.no_heir(now) {
+            self.step_down(now, StepDownReason::Removed, out);
+            return;
+        }
+        self.tick_handover(now, out);
+    }
+}

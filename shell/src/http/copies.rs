@@ -1,0 +1,140 @@
+//! Whole copies of the data: `/download`, `POST /_ha/snapshot`, and the page
+//! at `/`.
+//!
+//! Decides their names and how they are sent. That a copy is consistent is
+//! the store's business.
+
+use super::respond::{self, Answer, Body, date_time};
+use super::server::Conn;
+use crate::env::Env;
+use crate::error::ApiError;
+use crate::store::backup::{Contents, Copied};
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{Request, Response};
+use serde_json::json;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+/// The position that a copy contains (CONTRACTS 2).
+const SEQUENCE: HeaderName = HeaderName::from_static("x-sequence");
+/// How much of a file is read at once.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// `GET /`: the copy, as in the original, for who asks for bytes; a few words
+/// for everyone else, because a browser that opens the address shouldn't find
+/// a database in its downloads.
+pub(crate) async fn root<E: Env>(conn: &Conn<E>, request: &Request<Incoming>) -> Answer {
+    let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+    if accept.split(',').any(|kind| kind.trim().starts_with("application/octet-stream")) {
+        return download(conn, request).await;
+    }
+    let core = &conn.app.config.core;
+    Ok(respond::text(format!(
+        "base-ha, node {} at {}\n\n\
+         POST /query        SQL: {{\"sql\": \"select 1\", \"params\": []}}, or an array of these as one transaction\n\
+         GET  /_ha/status   the cluster as this node sees it\n\
+         GET  /readyz       whether this node is ready, and if not, why\n\
+         GET  /metrics      for Prometheus\n\
+         GET  /download     a consistent copy of the data\n",
+        core.id, core.url
+    )))
+}
+
+/// `GET /download`.
+pub(crate) async fn download<E: Env>(conn: &Conn<E>, _: &Request<Incoming>) -> Answer {
+    let app = &conn.app;
+    let (copy, permit) = make(conn, app.config.dir.join("tmp"), Contents::Users).await?;
+    let path = copy.file.path().to_owned();
+    let file = app.env.blocking(move || File::open(path)).await.map_err(|error| disk(&error))?;
+    let position = copy.position;
+    let (send, pieces) = mpsc::channel(2);
+    let env = app.env.clone();
+    tokio::spawn(async move { send_file(env, file, send, (copy, permit)).await });
+    let mut response = Response::new(Body::Pieces(pieces));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(SEQUENCE, HeaderValue::from(position.seq.0));
+    let name = format!("attachment; filename={}_ha.db", date_time(app.env.now().wall));
+    headers.insert(header::CONTENT_DISPOSITION, respond::value(&name));
+    Ok(response)
+}
+
+/// Reads a copy and sends it piece by piece; the file goes when it is sent, or
+/// when nobody takes it any more.
+async fn send_file<E: Env>(
+    env: E,
+    file: File,
+    send: mpsc::Sender<io::Result<Bytes>>,
+    copy: (Copied, OwnedSemaphorePermit),
+) {
+    let mut file = Some(file);
+    while let Some(mut open) = file.take() {
+        let read = move || {
+            let mut piece = vec![0; PIECE_BYTES];
+            let n = open.read(&mut piece)?;
+            piece.truncate(n);
+            Ok((piece, open))
+        };
+        let piece: io::Result<(Vec<u8>, File)> = env.blocking(read).await;
+        match piece {
+            Ok((piece, _)) if piece.is_empty() => break,
+            Ok((piece, open)) => {
+                if send.send(Ok(Bytes::from(piece))).await.is_err() {
+                    break;
+                }
+                file = Some(open);
+            }
+            Err(error) => {
+                // Whoever downloads must not take what there is for the whole.
+                let _ = send.send(Err(error)).await;
+            }
+        }
+    }
+    drop(copy);
+}
+
+/// `POST /_ha/snapshot`: a verified copy that stays, under `snapshots/`. It
+/// holds the node's own tables as well.
+pub(crate) async fn snapshot<E: Env>(conn: &Conn<E>) -> Answer {
+    let app = &conn.app;
+    let dir = app.config.dir.join("snapshots");
+    let (copy, _permit) = make(conn, dir.clone(), Contents::Whole).await?;
+    let (position, bytes, hash) = (copy.position, copy.bytes, copy.hash);
+    let stamp = date_time(app.env.now().wall).replace(' ', "T").replace(':', "");
+    let name = format!("{stamp}_ha_snapshot_{}.db", position.seq);
+    let to = dir.join(&name);
+    app.env.blocking(move || copy.file.keep(&to)).await.map_err(|error| disk(&error))?;
+    let file = Path::new("snapshots").join(name);
+    let mut response = respond::json_now(&json!({
+        "sequence": position.seq.0,
+        "term": position.term.0,
+        "file": file.to_string_lossy(),
+        "bytes": bytes,
+        "blake3": hash.to_string(),
+    }));
+    response.headers_mut().insert(SEQUENCE, HeaderValue::from(position.seq.0));
+    Ok(response)
+}
+
+/// Makes a copy in `dir`. The permit is held for as long as the copy is there.
+async fn make<E: Env>(
+    conn: &Conn<E>,
+    dir: PathBuf,
+    contents: Contents,
+) -> Result<(Copied, OwnedSemaphorePermit), ApiError> {
+    let app = &conn.app;
+    let Ok(permit) = app.http.copies.clone().try_acquire_owned() else {
+        return Err(ApiError::new(503, "overloaded", "two copies of the data are being made already").retry_after(5));
+    };
+    let parent = dir.clone();
+    app.env.blocking(move || std::fs::create_dir_all(parent)).await.map_err(|error| disk(&error))?;
+    Ok((app.sql.copy(dir, contents).await?, permit))
+}
+
+fn disk(error: &io::Error) -> ApiError {
+    ApiError::new(507, "disk", format!("the copy could not be written: {error}"))
+}

@@ -1,0 +1,276 @@
+//! Which handler a request belongs to.
+//!
+//! Decides paths and methods. What a handler does with the request is its own
+//! business.
+
+use super::guard::{self, Needs};
+use super::respond::{self, Answer, Body};
+use super::server::Conn;
+use super::{admin, copies, ha, health, query};
+use crate::env::Env;
+use crate::error::ApiError;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use std::convert::Infallible;
+use std::sync::Arc;
+
+/// A path, for counting and deciding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Route {
+    /// `/`: SQL, and a page for people.
+    Root,
+    /// `/query`.
+    Query,
+    /// `/download`.
+    Download,
+    /// `/healthz`.
+    Healthz,
+    /// `/readyz`.
+    Readyz,
+    /// `/metrics`.
+    Metrics,
+    /// `/_ha/leader`.
+    Leader,
+    /// `/_ha/peers`.
+    Peers,
+    /// `/_ha/heartbeat`.
+    Heartbeat,
+    /// `/_ha/replicate` and below: of the original, not served.
+    Replicate,
+    /// `/_ha/peer`.
+    Peer,
+    /// `/_ha/snapshot`.
+    Snapshot,
+    /// `/_ha/status`.
+    Status,
+    /// `/_ha/members`.
+    Members,
+    /// `/_ha/members/remove`.
+    MemberRemove,
+    /// `/_ha/members/{id}`.
+    Member,
+    /// `/_ha/members/{id}/url`.
+    MemberUrl,
+    /// `/_ha/transfer`.
+    Transfer,
+    /// `/_ha/stepdown`.
+    Stepdown,
+    /// Anything else.
+    Unknown,
+}
+
+impl Route {
+    /// All of them, in order.
+    pub const ALL: [Self; 20] = [
+        Self::Root,
+        Self::Query,
+        Self::Download,
+        Self::Healthz,
+        Self::Readyz,
+        Self::Metrics,
+        Self::Leader,
+        Self::Peers,
+        Self::Heartbeat,
+        Self::Replicate,
+        Self::Peer,
+        Self::Snapshot,
+        Self::Status,
+        Self::Members,
+        Self::MemberRemove,
+        Self::Member,
+        Self::MemberUrl,
+        Self::Transfer,
+        Self::Stepdown,
+        Self::Unknown,
+    ];
+
+    /// The route of a path. `{id}` is a single part.
+    pub fn of(path: &str) -> Self {
+        match path {
+            "/" => Self::Root,
+            "/query" => Self::Query,
+            "/download" => Self::Download,
+            "/healthz" => Self::Healthz,
+            "/readyz" => Self::Readyz,
+            "/metrics" => Self::Metrics,
+            _ => match path.strip_prefix("/_ha/") {
+                Some("leader") => Self::Leader,
+                Some("peers") => Self::Peers,
+                Some("heartbeat") => Self::Heartbeat,
+                Some("replicate" | "replicate/log") => Self::Replicate,
+                Some("peer") => Self::Peer,
+                Some("snapshot") => Self::Snapshot,
+                Some("status") => Self::Status,
+                Some("members") => Self::Members,
+                Some("members/remove") => Self::MemberRemove,
+                Some("transfer") => Self::Transfer,
+                Some("stepdown") => Self::Stepdown,
+                Some(rest) => match rest.strip_prefix("members/").map(|rest| rest.split_once('/')) {
+                    Some(None) => Self::Member,
+                    Some(Some((_, "url"))) => Self::MemberUrl,
+                    _ => Self::Unknown,
+                },
+                None => Self::Unknown,
+            },
+        }
+    }
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Query => "query",
+            Self::Download => "download",
+            Self::Healthz => "healthz",
+            Self::Readyz => "readyz",
+            Self::Metrics => "metrics",
+            Self::Leader => "leader",
+            Self::Peers => "peers",
+            Self::Heartbeat => "heartbeat",
+            Self::Replicate => "replicate",
+            Self::Peer => "peer",
+            Self::Snapshot => "snapshot",
+            Self::Status => "status",
+            Self::Members => "members",
+            Self::MemberRemove => "member_remove",
+            Self::Member => "member",
+            Self::MemberUrl => "member_url",
+            Self::Transfer => "transfer",
+            Self::Stepdown => "stepdown",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// The methods it answers, for `Allow`.
+    pub fn allow(self) -> &'static str {
+        match self {
+            Self::Root => "GET, POST, OPTIONS",
+            Self::Query | Self::Heartbeat | Self::MemberUrl | Self::MemberRemove | Self::Transfer | Self::Stepdown => {
+                "POST, OPTIONS"
+            }
+            Self::Download | Self::Peer => "GET, OPTIONS",
+            Self::Healthz | Self::Readyz | Self::Metrics | Self::Leader | Self::Peers | Self::Status => {
+                "GET, HEAD, OPTIONS"
+            }
+            Self::Replicate | Self::Snapshot | Self::Members => "GET, POST, OPTIONS",
+            Self::Member => "DELETE, OPTIONS",
+            Self::Unknown => "OPTIONS",
+        }
+    }
+
+    /// What a client must show to be let in.
+    pub(crate) fn needs(self, method: &Method) -> Needs {
+        match self {
+            Self::Healthz | Self::Readyz => Needs::Nothing,
+            Self::Leader => Needs::NoForeigner,
+            Self::Peer => Needs::PeerProof,
+            Self::Snapshot if method == Method::GET => Needs::PeerProof,
+            _ => Needs::Token,
+        }
+    }
+}
+
+/// Answers one request. It can't fail: an error is an answer too.
+pub(crate) async fn handle<E: Env>(
+    conn: Arc<Conn<E>>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let app = &conn.app;
+    let begun = app.env.now().mono;
+    let route = Route::of(request.uri().path());
+    conn.meter.begin();
+    let mut response = match dispatch(&conn, route, request).await {
+        Ok(response) => response,
+        Err(error) => {
+            let mut response = respond::error(&error);
+            if error.status == 405 {
+                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(route.allow()));
+            }
+            response
+        }
+    };
+    conn.name_leader(&mut response);
+    if response.status() == StatusCode::GATEWAY_TIMEOUT {
+        app.stats.http.unknown.add(1);
+    }
+    let took = app.env.now().mono.since(begun);
+    app.stats.http.answered(route, response.status().as_u16(), took);
+    conn.meter.end();
+    Ok(response)
+}
+
+async fn dispatch<E: Env>(conn: &Conn<E>, route: Route, request: Request<Incoming>) -> Answer {
+    let method = request.method().clone();
+    conn.admit(route)?;
+    guard::check(conn, route.needs(&method), &request)?;
+    if method == Method::OPTIONS {
+        return Ok(options(route));
+    }
+    let reads = method == Method::GET || method == Method::HEAD;
+    match (route, &method) {
+        (Route::Root | Route::Query, &Method::POST) => query::answer(conn, request).await,
+        (Route::Root, &Method::GET) => copies::root(conn, &request).await,
+        (Route::Download, &Method::GET) => copies::download(conn, &request).await,
+        (Route::Healthz, _) if reads => Ok(health::alive()),
+        (Route::Readyz, _) if reads => Ok(health::ready(conn).await),
+        (Route::Metrics, _) if reads => health::metrics(conn),
+        (Route::Leader, _) if reads => Ok(ha::leader(conn)),
+        (Route::Peers, _) if reads => Ok(ha::peers(conn)),
+        (Route::Heartbeat, &Method::POST) => ha::heartbeat(conn, request).await,
+        (Route::Replicate, &Method::GET | &Method::POST) => Err(ha::not_supported()),
+        (Route::Status, _) if reads => Ok(ha::status(conn)),
+        (Route::Members, &Method::GET) => Ok(ha::members(conn)),
+        (Route::Peer, &Method::GET) => Ok(conn.app.peer.peer(request).await),
+        (Route::Snapshot, &Method::GET) => Ok(conn.app.peer.snapshot(request).await),
+        (Route::Snapshot, &Method::POST) => copies::snapshot(conn).await,
+        (Route::Members, &Method::POST)
+        | (Route::Member, &Method::DELETE)
+        | (Route::MemberRemove | Route::MemberUrl | Route::Transfer | Route::Stepdown, &Method::POST) => {
+            admin::answer(conn, route, request).await
+        }
+        (Route::Unknown, _) => {
+            let text = format!("there is nothing at {}", request.uri().path());
+            Err(ApiError::new(404, "not_found", text))
+        }
+        _ => {
+            let text = format!("{method} is not possible here, only {}", route.allow());
+            Err(ApiError::new(405, "method_not_allowed", text))
+        }
+    }
+}
+
+/// No cross-origin headers: pages of other origins are not let in.
+fn options(route: Route) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(route.allow()));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_are_in_order_and_named_apart() {
+        for (at, route) in Route::ALL.iter().enumerate() {
+            assert_eq!(*route as usize, at);
+        }
+        let names: std::collections::BTreeSet<_> = Route::ALL.iter().map(|route| route.name()).collect();
+        assert_eq!(names.len(), Route::ALL.len());
+    }
+
+    #[test]
+    fn paths_are_matched_whole() {
+        assert_eq!(Route::of("/_ha/members/base-1"), Route::Member);
+        assert_eq!(Route::of("/_ha/members/base-1/url"), Route::MemberUrl);
+        assert_eq!(Route::of("/_ha/members/base-1/url/x"), Route::Unknown);
+        assert_eq!(Route::of("/_ha/members/remove"), Route::MemberRemove);
+        assert_eq!(Route::of("/_ha/leaderx"), Route::Unknown);
+        assert_eq!(Route::of("/_ha"), Route::Unknown);
+        assert_eq!(Route::of("/query/"), Route::Unknown);
+        assert_eq!(Route::of(""), Route::Unknown);
+    }
+}

@@ -1,0 +1,207 @@
+//! Connections: accepting them, bounding them, ending them.
+//!
+//! Decides how many there are and how long each may take. What is asked on
+//! them is `route`'s business. An own loop because deadlines for heads, idle
+//! connections and unread answers are needed, and a drain at the end.
+
+use super::meter::{Meter, Metered, Watch};
+use super::respond::{self, Body, LEADER, TERM};
+use super::route::{self, Route};
+use super::session::TokenCache;
+use crate::app::App;
+use crate::env::Env;
+use crate::error::ApiError;
+use base_ha_core::ids::{Term, Url};
+use hyper::Response;
+use hyper::header::HeaderValue;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+/// Bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+/// Connections beyond the clients' limit, for peers, requests of peers'
+/// clients and health checks only: clients that take every connection must not
+/// cost the cluster its heartbeats.
+const RESERVED: u64 = 256;
+/// How long open requests have to end at a graceful stop.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+
+/// One connection, as the handlers see it.
+pub(crate) struct Conn<E: Env> {
+    pub(crate) app: Arc<App<E>>,
+    pub(crate) meter: Arc<Meter>,
+    /// It is beyond the clients' limit.
+    reserved: bool,
+    cache: Mutex<Cache>,
+}
+
+/// Header values made once for many requests of a connection. One connection
+/// has one request at a time, so its lock is never waited for.
+#[derive(Default)]
+pub(crate) struct Cache {
+    term: Option<(Term, HeaderValue)>,
+    leader: Option<(Url, HeaderValue)>,
+    /// The `Host` that was found to be legal.
+    pub(crate) host: Option<HeaderValue>,
+    pub(crate) token: Option<TokenCache>,
+}
+
+impl<E: Env> Conn<E> {
+    pub(crate) fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Turns clients away that came in beyond their limit.
+    pub(crate) fn admit(&self, route: Route) -> Result<(), ApiError> {
+        let always = matches!(route, Route::Peer | Route::Snapshot | Route::Healthz | Route::Readyz | Route::Metrics);
+        if !self.reserved || always {
+            return Ok(());
+        }
+        self.app.stats.http.connections_shed.add(1);
+        let max = self.app.config.limits.connections_max;
+        Err(ApiError::new(503, "overloaded", format!("this node has {max} connections open")).retry_after(1))
+    }
+
+    /// Adds `X-Base-Leader` and `X-Base-Term`, unless another node's answer is
+    /// passed on that has them already.
+    pub(crate) fn name_leader(&self, response: &mut Response<Body>) {
+        let view = self.app.view.borrow().clone();
+        let Some((_, url)) = &view.pin.writer else { return };
+        if response.headers().contains_key(TERM) {
+            return;
+        }
+        let mut cache = self.cache();
+        let term = match &cache.term {
+            Some((of, value)) if *of == view.pin.term => value.clone(),
+            _ => {
+                let value = HeaderValue::from(view.pin.term.0);
+                cache.term = Some((view.pin.term, value.clone()));
+                value
+            }
+        };
+        let leader = match &cache.leader {
+            Some((of, value)) if of == url => value.clone(),
+            _ => {
+                let value = respond::value(url.as_str());
+                cache.leader = Some((url.clone(), value.clone()));
+                value
+            }
+        };
+        response.headers_mut().insert(TERM, term);
+        response.headers_mut().insert(LEADER, leader);
+    }
+}
+
+/// Serves connections of `listener` until `shutdown` turns true, then lets
+/// open requests end for at most 10 s.
+pub async fn serve<E: Env>(app: Arc<App<E>>, mut listener: E::Listener, mut shutdown: watch::Receiver<bool>) {
+    let (alive, mut ended) = mpsc::channel::<()>(1);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            stop = shutdown.wait_for(|stop| *stop) => {
+                // A sender that is gone means the same.
+                drop(stop);
+                break;
+            }
+            accepted = app.env.accept(&mut listener) => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: accepting at once again
+                // would spin.
+                tracing::warn!(%error, "could not accept a connection");
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let open = app.stats.http.connections.get();
+        let max = app.config.limits.connections_max as u64;
+        if open >= max + RESERVED {
+            app.stats.http.connections_shed.add(1);
+            continue;
+        }
+        let open = Open::new(&app);
+        let conn = Arc::new(Conn {
+            app: app.clone(),
+            meter: Arc::default(),
+            reserved: open.before >= max,
+            cache: Mutex::default(),
+        });
+        let (shutdown, alive) = (shutdown.clone(), alive.clone());
+        tokio::spawn(async move {
+            connection(conn, stream, shutdown).await;
+            drop((open, alive));
+        });
+    }
+    drop((alive, listener));
+    if timeout(DRAIN_MAX, ended.recv()).await.is_err() {
+        tracing::warn!("requests were still open {DRAIN_MAX:?} after the stop began; they are cut off");
+    }
+}
+
+/// Counts a connection for as long as it lives.
+struct Open<E: Env> {
+    app: Arc<App<E>>,
+    before: u64,
+}
+
+impl<E: Env> Open<E> {
+    fn new(app: &Arc<App<E>>) -> Self {
+        let before = app.stats.http.connections.get();
+        app.stats.http.connections.up();
+        Self { app: app.clone(), before }
+    }
+}
+
+impl<E: Env> Drop for Open<E> {
+    fn drop(&mut self) {
+        self.app.stats.http.connections.down();
+    }
+}
+
+async fn connection<E: Env>(conn: Arc<Conn<E>>, stream: E::Stream, mut shutdown: watch::Receiver<bool>) {
+    let mut watch = Watch::new(conn.app.config.limits.header_timeout);
+    let mut look = interval(watch.every);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let stream = Metered { stream, meter: conn.meter.clone() };
+    let service = {
+        let conn = conn.clone();
+        service_fn(move |request| route::handle(conn.clone(), request))
+    };
+    let mut builder = http1::Builder::new();
+    // The date costs a clock that isn't the environment's. Heads are timed by
+    // the meter, so hyper needs no timer.
+    builder.auto_date_header(false).header_read_timeout(None).max_header_size(HEAD_BYTES_MAX);
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    look.tick().await;
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut serving => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection ended");
+                }
+                return;
+            }
+            _ = shutdown.wait_for(|stop| *stop), if !stopping => {
+                stopping = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            _ = look.tick() => {
+                if watch.overdue(&conn.meter) {
+                    conn.app.stats.http.connections_slow.add(1);
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Sessions: what a client has seen, and what it is given to show next time.
+//!
+//! Decides what a presented token asks for, and which token an answer carries:
+//! never a lower one than was presented.
+
+use super::respond::TXSEQ;
+use super::server::Conn;
+use crate::api::View;
+use crate::env::Env;
+use crate::error::ApiError;
+use crate::token::Presented;
+use base_ha_core::ids::{ClusterId, Lineage, Seq, StreamId, Term};
+use base_ha_core::position::Positions;
+use base_ha_core::token::Token;
+use hyper::HeaderMap;
+use hyper::header::{self, HeaderValue};
+use serde_json::json;
+
+/// The cookie's name (CONTRACTS 1).
+const COOKIE: &str = "_txseq";
+
+/// What a session has seen, checked against the cluster as it is.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Session {
+    /// Reads must contain at least this.
+    pub(crate) at_least: Seq,
+    /// The term of that entry, if the token says; and that it proves it.
+    sealed: Option<Term>,
+}
+
+/// A token's headers, made once for all answers at one position.
+pub(crate) struct TokenCache {
+    cluster: ClusterId,
+    lineage: Lineage,
+    term: Term,
+    seq: Seq,
+    header: HeaderValue,
+    cookie: HeaderValue,
+}
+
+impl Session {
+    /// Reads the header, or else the cookie: the header is the more deliberate,
+    /// and browsers send a cookie to every port of a host.
+    ///
+    /// # Errors
+    /// 400 `bad_token`; 409 `token_other_lineage` if it is of another cluster
+    /// or history, where its position names something else.
+    pub(crate) fn read<E: Env>(conn: &Conn<E>, headers: &HeaderMap, view: &View) -> Result<Self, ApiError> {
+        let bad = |text: &str| ApiError::new(400, "bad_token", text);
+        let text = match headers.get(TXSEQ) {
+            Some(value) => Some(value.to_str().map_err(|_| bad("the session token is not text"))?),
+            None => cookie(headers),
+        };
+        let Some(text) = text else { return Ok(Self::default()) };
+        let token = match conn.app.http.tokens.open(text).map_err(|reason| bad(&reason.to_string()))? {
+            Presented::Bare(seq) => return Ok(Self { at_least: seq, sealed: None }),
+            Presented::Sealed(token) => token,
+        };
+        let Some(status) = &view.status else {
+            return Err(starting());
+        };
+        let (cluster, lineage) = (status.membership.cluster, status.membership.lineage);
+        if cluster == ClusterId::NONE || token.lineage > lineage && token.cluster == cluster {
+            // Behind the token's maker: this node will learn of it.
+            return Err(starting());
+        }
+        if token.cluster != cluster || token.lineage != lineage {
+            let text = "the session token is of another history of this data, where its position meant something \
+                        else: start a new session";
+            return Err(ApiError::new(409, "token_other_lineage", text).with_data(json!({
+                "cluster": cluster.to_string(),
+                "lineage": lineage.0,
+            })));
+        }
+        let at_least = token.positions.get(&status.stream).copied().unwrap_or_default();
+        Ok(Self { at_least, sealed: Some(token.term) })
+    }
+
+    /// Adds the token of `seq` in `term` to an answer, or of what was presented
+    /// if that is later (a `local` read may be behind its session).
+    pub(crate) fn seal<E: Env>(&self, conn: &Conn<E>, view: &View, seq: Seq, term: Term, headers: &mut HeaderMap) {
+        let Some(status) = &view.status else { return };
+        let (cluster, lineage) = (status.membership.cluster, status.membership.lineage);
+        if cluster == ClusterId::NONE {
+            return;
+        }
+        // A bare number proves nothing; sealing it would make it proof.
+        let (seq, term) = match self.sealed {
+            Some(sealed) if self.at_least > seq => (self.at_least, sealed),
+            _ => (seq, term),
+        };
+        let mut cache = conn.cache();
+        let same = |made: &TokenCache| {
+            made.seq == seq && made.term == term && made.cluster == cluster && made.lineage == lineage
+        };
+        if !cache.token.as_ref().is_some_and(same) {
+            cache.token = TokenCache::make(conn, cluster, lineage, term, seq, status.stream);
+        }
+        if let Some(made) = &cache.token {
+            headers.insert(TXSEQ, made.header.clone());
+            headers.insert(header::SET_COOKIE, made.cookie.clone());
+        }
+    }
+}
+
+impl TokenCache {
+    fn make<E: Env>(
+        conn: &Conn<E>,
+        cluster: ClusterId,
+        lineage: Lineage,
+        term: Term,
+        seq: Seq,
+        stream: StreamId,
+    ) -> Option<Self> {
+        let positions: Positions = [(stream, seq)].into();
+        let token = Token { cluster, lineage, term, positions };
+        // One stream always fits.
+        let text = conn.app.http.tokens.seal(&token).ok()?;
+        let cookie = format!("{COOKIE}={text}; Path=/; Max-Age=300; HttpOnly; SameSite=Lax");
+        let (header, cookie) = (HeaderValue::try_from(text).ok()?, HeaderValue::try_from(cookie).ok()?);
+        Some(Self { cluster, lineage, term, seq, header, cookie })
+    }
+}
+
+/// The value of the cookie `_txseq`.
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    let pairs = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    pairs.flat_map(|value| value.split(';')).find_map(|pair| match pair.trim().split_once('=') {
+        Some((COOKIE, value)) => Some(value.trim_matches('"')),
+        _ => None,
+    })
+}
+
+/// This node doesn't know its cluster yet.
+pub(crate) fn starting() -> ApiError {
+    ApiError::new(503, "starting", "this node has not heard from its cluster yet").retry_after(1)
+}

@@ -1,0 +1,220 @@
+//! Writes: where they run, and what their client is told.
+//!
+//! Decides between "certainly not done" (4xx, 503), "done" and "unknown" (504).
+//! The line between the first and the last is whether the request has left:
+//! into the store's log, or over the wire to the writer.
+
+use super::forward::{self, Hop, id_value};
+use super::options;
+use super::query::{self, Query};
+use super::respond::{self, Answer, REPLAYED, REQUEST_ID};
+use super::server::Conn;
+use super::writer::{Place, Seek, not_writer, stopping};
+use crate::api::{Ack, Statement, StoreJob, WriteAnswer, WriteError, WriteRequest};
+use crate::config::Forward;
+use crate::env::Env;
+use crate::error::ApiError;
+use crate::metrics::Stats;
+use base_ha_core::changeset::RequestId;
+use hyper::header::HeaderValue;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::timeout;
+
+pub(crate) async fn answer<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
+    // One id for all tries: whatever happens, the request is one request.
+    let id = match (&query.hop, &query.options.key) {
+        (Some(hop), _) => hop.id,
+        (None, Some(key)) => options::request_id(key),
+        (None, None) => mint(conn),
+    };
+    let mut result = attempt(conn, &mut query, id).await;
+    let response = match &mut result {
+        Ok(response) => response,
+        Err(error) => {
+            let mut response = respond::error(error);
+            if error.status == 504 {
+                response.headers_mut().insert(REQUEST_ID, id_value(id));
+            }
+            return Ok(response);
+        }
+    };
+    if !response.headers().contains_key(REQUEST_ID) {
+        response.headers_mut().insert(REQUEST_ID, id_value(id));
+    }
+    result
+}
+
+async fn attempt<E: Env>(conn: &Conn<E>, query: &mut Query, id: RequestId) -> Answer {
+    let hop = query.hop;
+    let mut seek = Seek::new(conn, hop.as_ref());
+    loop {
+        match seek.next().await? {
+            Place::Here(_) => {
+                let statements = std::mem::take(&mut query.parsed.statements);
+                match submit(conn, query, id, statements).await? {
+                    Submitted::Answered(answer) => return committed(conn, query, id, answer).await,
+                    // The store knew more than the view did: nothing was done.
+                    Submitted::Refused(statements) => query.parsed.statements = statements,
+                }
+            }
+            Place::There(..) if query.options.local => return Err(not_writer(&conn.app.view.borrow())),
+            Place::There(url, _) if query.options.forward == Forward::Redirect => {
+                return Ok(forward::redirect(&url, &query.head));
+            }
+            Place::There(url, term) => {
+                let hop = Hop { term, id };
+                let limit = pass_limit(conn, query.options.ack);
+                match forward::pass(conn, &url, hop, &query.head, &query.body, limit).await {
+                    // Certainly not done there: its view or this one is late.
+                    Ok(response) if response.status() == 421 => (),
+                    Ok(response) => return Ok(forward::answer(response)),
+                    Err(lost) if lost.sent => {
+                        let text = format!("the request had left for the writer at {url} when it fell silent: {lost}");
+                        return Err(unknown(id, &text));
+                    }
+                    Err(unsent) => tracing::debug!(%url, reason = %unsent, "the writer could not be reached"),
+                }
+            }
+        }
+        seek.pause().await?;
+    }
+}
+
+/// How long the writer may take: its own waits, and some for the wire.
+fn pass_limit<E: Env>(conn: &Conn<E>, ack: Ack) -> Duration {
+    let limits = &conn.app.config.limits;
+    let acks = if ack == Ack::All { 2 } else { 1 };
+    limits.wait_timeout + limits.ack_timeout * acks + Duration::from_secs(1)
+}
+
+enum Submitted {
+    Answered(WriteAnswer),
+    Refused(Vec<Statement>),
+}
+
+/// Hands a write to the store and waits for what comes of it.
+async fn submit<E: Env>(
+    conn: &Conn<E>,
+    query: &Query,
+    id: RequestId,
+    statements: Vec<Statement>,
+) -> Result<Submitted, ApiError> {
+    assert!(!statements.is_empty(), "a write without statements would be answered with nothing done");
+    let app = &conn.app;
+    let Ok(permit) = app.http.writes.clone().try_acquire_owned() else {
+        let max = app.config.limits.write_queue_max;
+        let text = format!("{max} writes wait already; nothing was done");
+        return Err(ApiError::new(503, "overloaded", text).retry_after(1));
+    };
+    let mut body_digest = [0; 16];
+    body_digest.copy_from_slice(&blake3::hash(&query.body).as_bytes()[..16]);
+    let (reply, answer) = oneshot::channel();
+    let request = WriteRequest {
+        id,
+        idempotency_key: query.options.key.clone(),
+        body_digest,
+        statements,
+        many: query.parsed.many,
+        ack: query.options.ack,
+        limits: query::limits(conn),
+        reply,
+    };
+    if app.store.send(StoreJob::Write(request)).is_err() {
+        return Err(stopping());
+    }
+    let mut held = Held::new(answer, permit, app.stats.clone());
+    let bound = app.config.limits.ack_timeout;
+    match timeout(bound, held.answer()).await {
+        Err(_) => Err(unknown(id, &format!("the write was not acknowledged within {bound:?}"))),
+        Ok(None | Some(Err(WriteError::Unknown))) => {
+            Err(unknown(id, "the write was logged, and this node will not learn what became of it"))
+        }
+        Ok(Some(Ok(answer))) => Ok(Submitted::Answered(answer)),
+        Ok(Some(Err(WriteError::Sql(error)))) => Err(error),
+        Ok(Some(Err(WriteError::Refused(_, rejected)))) => Ok(Submitted::Refused(rejected.statements)),
+    }
+}
+
+/// The answer to a write that was committed.
+async fn committed<E: Env>(conn: &Conn<E>, query: &Query, id: RequestId, answer: WriteAnswer) -> Answer {
+    let position = answer.position;
+    let mut response = respond::json(answer.body);
+    if let Some(all) = answer.all {
+        let bound = conn.app.config.limits.ack_timeout;
+        if !matches!(timeout(bound, all).await, Ok(Ok(()))) {
+            let text = format!("the write is committed; not every voter confirmed it within {bound:?}");
+            let error = ApiError::new(504, "ack_timeout", text).with_data(json!({
+                "committed": true,
+                "position": position.seq.0,
+                "request_id": format!("{:032x}", id.0),
+            }));
+            response = respond::error(&error);
+        }
+    }
+    let view = conn.app.view.borrow().clone();
+    let headers = response.headers_mut();
+    query.session.seal(conn, &view, position.seq, position.term, headers);
+    if answer.replayed {
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    headers.insert(REQUEST_ID, id_value(id));
+    Ok(response)
+}
+
+/// Draws an id for a request that has none.
+pub(crate) fn mint<E: Env>(conn: &Conn<E>) -> RequestId {
+    let mut id = [0; 16];
+    conn.app.env.entropy(&mut id);
+    RequestId(u128::from_le_bytes(id))
+}
+
+/// 504: it may have been done or not, and may still be.
+pub(crate) fn unknown(id: RequestId, why: &str) -> ApiError {
+    let id = format!("{:032x}", id.0);
+    let text = format!("{why}: it may or may not be done. Send it again with Idempotency-Key: {id} to find out");
+    ApiError::new(504, "outcome_unknown", text).with_data(json!({ "request_id": id }))
+}
+
+/// A write that the store holds, and its permit: they go together even if the
+/// client goes away first, or clients that come and go could fill the store.
+struct Held {
+    inner: Option<(oneshot::Receiver<Result<WriteAnswer, WriteError>>, OwnedSemaphorePermit)>,
+    stats: Arc<Stats>,
+}
+
+impl Held {
+    fn new(
+        answer: oneshot::Receiver<Result<WriteAnswer, WriteError>>,
+        permit: OwnedSemaphorePermit,
+        stats: Arc<Stats>,
+    ) -> Self {
+        stats.http.writes_waiting.up();
+        Self { inner: Some((answer, permit)), stats }
+    }
+
+    /// What came of it; `None` if the store ended without a word.
+    async fn answer(&mut self) -> Option<Result<WriteAnswer, WriteError>> {
+        let (answer, _) = self.inner.as_mut()?;
+        let result = answer.await.ok();
+        self.inner = None;
+        self.stats.http.writes_waiting.down();
+        result
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some((answer, permit)) = self.inner.take() else { return };
+        let stats = self.stats.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let _ = answer.await;
+                drop(permit);
+                stats.http.writes_waiting.down();
+            });
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Where the writer is, for a request that needs it.
+//!
+//! Decides whether a request runs here, goes elsewhere, waits, or is given up.
+//! Only the node's view counts: no message's body or header ever names a place
+//! to send a request to (B6).
+
+use super::forward::Hop;
+use super::server::Conn;
+use crate::api::View;
+use crate::env::Env;
+use crate::error::ApiError;
+use base_ha_core::ids::{Term, Url};
+use base_ha_core::io::Refusal;
+use serde_json::json;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Sleep, sleep};
+
+/// How long to wait before asking again where nothing announces a change: a
+/// refused connection, or a store that knows more than the view.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// Where a request may be tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// This node writes.
+    Here(Term),
+    /// That one does, in that term.
+    There(Url, Term),
+}
+
+/// Looks for the writer until `wait_timeout` has passed.
+pub(crate) struct Seek<'a, E: Env> {
+    conn: &'a Conn<E>,
+    hop: Option<&'a Hop>,
+    view: watch::Receiver<Arc<View>>,
+    bound: Pin<Box<Sleep>>,
+}
+
+impl<'a, E: Env> Seek<'a, E> {
+    /// `hop` is set for a request that another node passed on: it is never
+    /// passed on again (B17).
+    pub(crate) fn new(conn: &'a Conn<E>, hop: Option<&'a Hop>) -> Self {
+        let app = &conn.app;
+        Self { conn, hop, view: app.view.clone(), bound: Box::pin(sleep(app.config.limits.wait_timeout)) }
+    }
+
+    /// The next place to try.
+    ///
+    /// # Errors
+    /// 503 `no_writer` when the time is up; 421 `not_writer` for a passed-on
+    /// request that this node isn't the writer for. Either way the request
+    /// was certainly not carried out.
+    pub(crate) async fn next(&mut self) -> Result<Place, ApiError> {
+        loop {
+            let view = self.view.borrow_and_update().clone();
+            let own = &self.conn.app.config.core.id;
+            let term = view.pin.term;
+            match (self.hop, &view.pin.writer) {
+                // Whoever passed it on lives in an earlier term.
+                (Some(hop), _) if hop.term < term => return Err(not_writer(&view)),
+                (Some(hop), _) if hop.term > term => (),
+                (_, Some((id, _))) if id == own && view.pin.writable => return Ok(Place::Here(term)),
+                (_, Some((id, _))) if id == own => (),
+                (Some(_), Some(_)) => return Err(not_writer(&view)),
+                (None, Some((_, url))) => return Ok(Place::There(url.clone(), term)),
+                (_, None) => (),
+            }
+            tokio::select! {
+                biased;
+                changed = self.view.changed() => changed.map_err(|_| stopping())?,
+                () = &mut self.bound => return Err(self.give_up(&view)),
+            }
+        }
+    }
+
+    /// Waits a moment, or until the view changes, before the next try.
+    ///
+    /// # Errors
+    /// As [`Seek::next`], when the time is up.
+    pub(crate) async fn pause(&mut self) -> Result<(), ApiError> {
+        tokio::select! {
+            biased;
+            () = &mut self.bound => {
+                let view = self.view.borrow().clone();
+                Err(self.give_up(&view))
+            }
+            changed = self.view.changed() => changed.map_err(|_| stopping()),
+            () = sleep(PAUSE) => Ok(()),
+        }
+    }
+
+    fn give_up(&self, view: &View) -> ApiError {
+        if self.hop.is_some() {
+            return not_writer(view);
+        }
+        let waited = self.conn.app.config.limits.wait_timeout;
+        let text = format!("no writer could be reached within {waited:?}; nothing was done");
+        let data = json!({ "term": view.pin.term.0, "writer": view.pin.writer.as_ref().map(|(id, _)| id.as_str()) });
+        ApiError::new(503, "no_writer", text).with_data(data).retry_after(1)
+    }
+}
+
+/// 421: this node doesn't write in the term that the request belongs to.
+pub(crate) fn not_writer(view: &View) -> ApiError {
+    let (id, url) = match &view.pin.writer {
+        Some((id, url)) => (Some(id.as_str()), Some(url.as_str())),
+        None => (None, None),
+    };
+    let term = view.pin.term;
+    let text = Refusal::NotWriter { writer: view.pin.writer.clone(), term }.to_string();
+    ApiError::new(421, "not_writer", format!("this node is not the writer: {text}; nothing was done"))
+        .with_data(json!({ "term": term.0, "node_id": id, "leader_url": url }))
+}
+
+/// 503: this node is about to end.
+pub(crate) fn stopping() -> ApiError {
+    ApiError::new(503, "stopping", "this node is stopping; nothing was done").retry_after(1)
+}

@@ -1,0 +1,567 @@
+//! Machines, their processes, and the queue of what happens next.
+//!
+//! Decides the order of events and what a process is given. What its outputs
+//! cause is in `outputs`, what its driver does by itself in `driver`, what goes
+//! wrong in `faults`.
+
+mod driver;
+mod faults;
+mod outputs;
+
+use crate::clock::{Clock, TrueTime};
+use crate::disk::{Disk, DiskOp};
+use crate::network::{Frame, Network};
+use crate::oracle::promise::LeaseRule;
+use crate::oracle::{Oracles, Verdict};
+use crate::plan::{Fault, Plan};
+use crate::prng::Prng;
+use crate::report::{Counts, Failure};
+use crate::trace::{Trace, TraceMode};
+use crate::workload::Workload;
+use base_ha_core::config::Config;
+use base_ha_core::entry::Entry;
+use base_ha_core::ids::{BootNonce, Incarnation, NodeId, Seq, Url};
+use base_ha_core::io::{Boot, CallId, Input, Output, Pin, ProposalId, Route, StoreHealth};
+use base_ha_core::member::Membership;
+use base_ha_core::message::{AppendResult, Message};
+use base_ha_core::node::Node;
+use base_ha_core::position::Position;
+use base_ha_core::wire::decode_frame;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Something that happens at a moment.
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "an input is moved once, by value")]
+pub(crate) enum Event {
+    /// A frame reaches a machine.
+    Arrive(Frame),
+    /// A machine's oldest disk operation is done.
+    DiskDone { host: usize, boot: u64 },
+    /// A process's deadline.
+    Wake { host: usize, boot: u64, at: TrueTime },
+    /// A process's driver finished something.
+    Give { host: usize, boot: u64, input: Input },
+    /// A process's store applies what is next.
+    ApplyNext { host: usize, boot: u64 },
+    /// A snapshot that was asked for arrives, or not.
+    Snapshot { host: usize, boot: u64, from: Url, at_least: Position, reseed: bool },
+    /// A process looks whether its log may be trimmed.
+    TrimCheck { host: usize },
+    /// A client acts.
+    Client,
+    /// Something goes wrong.
+    Fault(Fault),
+    /// Links that a fault had cut are whole again.
+    Mend(Vec<(usize, usize)>),
+    /// A process that stood still goes on.
+    Resume { host: usize, boot: u64 },
+    /// A machine starts its process.
+    Start { host: usize },
+    /// A full disk has room again.
+    DiskWell { host: usize },
+    /// A graceful stop must be over.
+    StopDue { host: usize, boot: u64 },
+}
+
+/// A group whose transaction is open in the writer's store.
+#[derive(Clone, Debug)]
+pub(crate) struct OpenGroup {
+    pub(crate) id: ProposalId,
+    /// Where its entries were put, once they were.
+    pub(crate) logged: Option<(Seq, Position)>,
+}
+
+/// A running process: a node and its driver's state.
+pub(crate) struct Process {
+    pub(crate) node: Node,
+    pub(crate) boot: u64,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) pin: Pin,
+    pub(crate) group: Option<OpenGroup>,
+    /// Ordered to be applied up to here.
+    pub(crate) ordered: Seq,
+    queue: VecDeque<Entry>,
+    applying: bool,
+    wake_at: Option<TrueTime>,
+    paused: bool,
+    inbox: VecDeque<Input>,
+    orders: BTreeMap<CallId, &'static str>,
+    fetching: bool,
+    pub(crate) stopping: bool,
+    /// When the disk will have done all it was asked for.
+    disk_busy_until: TrueTime,
+}
+
+impl Process {
+    /// Whether it stands still at present.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+}
+
+/// One machine.
+pub(crate) struct Host {
+    pub(crate) id: NodeId,
+    pub(crate) url: Url,
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) disk: Disk,
+    /// Disks that were lost: what they held once counted.
+    graveyard: Vec<Disk>,
+    pub(crate) process: Option<Process>,
+    boots: u64,
+    /// It was started at least once.
+    pub(crate) used: bool,
+    /// A start is already in the queue.
+    starting: bool,
+    /// It dies when its next record is between request and fsync.
+    armed: Option<(bool, u64)>,
+    disk_full: bool,
+    /// After a graceful stop it starts again so much later.
+    restart_ms: u64,
+}
+
+/// The whole world of one run.
+pub(crate) struct Cluster {
+    pub(crate) plan: Plan,
+    pub(crate) now: TrueTime,
+    queue: BTreeMap<(TrueTime, u64), Event>,
+    next_event: u64,
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) net: Network,
+    pub(crate) oracles: Oracles,
+    pub(crate) counts: Counts,
+    pub(crate) trace: Trace,
+    pub(crate) workload: Workload,
+    pub(crate) steps: u64,
+    disk_prng: Prng,
+    fault_prng: Prng,
+    boot_prng: Prng,
+    /// Every clock has kept within the bound so far.
+    pub(crate) rates_in_bound: bool,
+    pub(crate) healed: bool,
+    pub(crate) last_writer: Option<Incarnation>,
+    /// The latest committed membership.
+    pub(crate) membership: Option<(Seq, Arc<Membership>)>,
+    /// Answer routes: the machine and process at the other end.
+    conns: Vec<(usize, u64)>,
+    conn_of: BTreeMap<(usize, u64), u64>,
+    out: Vec<Output>,
+}
+
+impl Cluster {
+    /// The world at a plan's start: every seat's machine is about to start.
+    pub(crate) fn new(plan: Plan, mode: TraceMode) -> Self {
+        let url_of = |n: usize| Url::new(&format!("http://n{n}:1"));
+        let seats: Vec<Url> = (0..plan.seats).map(url_of).collect();
+        let heartbeat = Duration::from_millis(plan.heartbeat_ms);
+        let hosts = (0..plan.hosts())
+            .map(|n| {
+                let id = NodeId::new(&format!("n{n}")).expect("a legal name");
+                let mut config = Config::new(id.clone(), url_of(n), seats.clone());
+                config.heartbeat = heartbeat;
+                config.lease = heartbeat * 3;
+                config.clock_rate_ppm = plan.rho_ppm;
+                config.tenure_min = config.lease * 2;
+                config.tenure_max = config.lease * 8;
+                config.witness = plan.witness == Some(n);
+                config.validate().expect("a plan's settings fit together");
+                let clock = &plan.clocks[n];
+                Host {
+                    id,
+                    url: url_of(n),
+                    config,
+                    clock: Clock::new(clock.mono_ms * 1_000_000, clock.rate_ppm, clock.wall_ms),
+                    disk: Disk::default(),
+                    graveyard: Vec::new(),
+                    process: None,
+                    boots: 0,
+                    used: false,
+                    starting: false,
+                    armed: None,
+                    disk_full: false,
+                    restart_ms: 0,
+                }
+            })
+            .collect();
+        let prng = |name| Prng::named(plan.seed, name);
+        let mut cluster = Self {
+            now: TrueTime(0),
+            queue: BTreeMap::new(),
+            next_event: 0,
+            hosts,
+            net: Network::new(plan.net.clone(), plan.hosts(), prng("net")),
+            oracles: Oracles::default(),
+            counts: Counts::default(),
+            trace: Trace::new(mode),
+            workload: Workload::new(plan.workload.clone(), prng("workload")),
+            steps: 0,
+            disk_prng: prng("disk"),
+            fault_prng: prng("fault fates"),
+            boot_prng: prng("boot"),
+            rates_in_bound: true,
+            healed: false,
+            last_writer: None,
+            membership: None,
+            conns: Vec::new(),
+            conn_of: BTreeMap::new(),
+            out: Vec::new(),
+            plan,
+        };
+        for host in 0..cluster.plan.seats {
+            let after = cluster.boot_prng.within(0..=1500);
+            cluster.schedule_start(host, after);
+        }
+        for fault in std::mem::take(&mut cluster.plan.faults) {
+            let at = TrueTime::from_ms(fault.at_ms);
+            cluster.at(at, Event::Fault(fault.fault.clone()));
+            cluster.plan.faults.push(fault);
+        }
+        if cluster.plan.workload.trim_every_ms > 0 {
+            for host in 0..cluster.hosts.len() {
+                cluster.at(TrueTime::from_ms(500), Event::TrimCheck { host });
+            }
+        }
+        cluster.at(TrueTime(0), Event::Client);
+        cluster
+    }
+
+    /// Puts an event into the queue; events of one moment keep their order.
+    pub(crate) fn at(&mut self, at: TrueTime, event: Event) {
+        let key = (at.max(self.now), self.next_event);
+        self.next_event += 1;
+        self.queue.insert(key, event);
+    }
+
+    /// Lets the world go on until `until`.
+    ///
+    /// # Errors
+    /// The first property that does not hold.
+    pub(crate) fn run_until(&mut self, until: TrueTime) -> Result<(), Failure> {
+        while let Some(next) = self.queue.first_entry() {
+            if next.key().0 > until {
+                break;
+            }
+            let ((at, _), event) = next.remove_entry();
+            self.now = at;
+            self.happen(event)?;
+        }
+        self.now = until;
+        Ok(())
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), Failure> {
+        match event {
+            Event::Arrive(frame) => self.arrive(frame),
+            Event::DiskDone { host, boot } => self.disk_done(host, boot),
+            Event::Wake { host, boot, at } => {
+                let due = self.process_of(host, boot).is_some_and(|p| p.wake_at == Some(at));
+                if due {
+                    if let Some(process) = &mut self.hosts[host].process {
+                        process.wake_at = None;
+                    }
+                    self.give(host, boot, Input::Deadline)?;
+                }
+                Ok(())
+            }
+            Event::Give { host, boot, input } => self.give(host, boot, input),
+            Event::ApplyNext { host, boot } => self.apply_next(host, boot),
+            Event::Snapshot { host, boot, from, at_least, reseed } => {
+                self.snapshot_arrives(host, boot, &from, &at_least, reseed)
+            }
+            Event::TrimCheck { host } => self.trim_check(host),
+            Event::Client => self.client_acts(),
+            Event::Fault(fault) => self.fault(fault),
+            Event::Mend(links) => {
+                for (from, to) in links {
+                    self.net.cut(from, to, false);
+                }
+                Ok(())
+            }
+            Event::Resume { host, boot } => self.resume(host, boot),
+            Event::Start { host } => self.start(host),
+            Event::DiskWell { host } => {
+                self.hosts[host].disk_full = false;
+                self.give_now(host, Input::Health(StoreHealth::Well))
+            }
+            Event::StopDue { host, boot } => match self.process_of(host, boot) {
+                Some(process) if process.stopping && !process.paused => {
+                    Err(self.failure("L1 a graceful stop ends", format!("host {host} is still stopping")))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// The process of a machine, if it is still that one.
+    pub(crate) fn process_of(&self, host: usize, boot: u64) -> Option<&Process> {
+        self.hosts[host].process.as_ref().filter(|p| p.boot == boot)
+    }
+
+    /// Gives a process an input, if it is still that process.
+    pub(crate) fn give(&mut self, host: usize, boot: u64, input: Input) -> Result<(), Failure> {
+        if self.process_of(host, boot).is_none() {
+            return Ok(());
+        }
+        self.give_now(host, input)
+    }
+
+    /// Gives whatever process runs on a machine an input: at once, or when it
+    /// goes on.
+    pub(crate) fn give_now(&mut self, host: usize, input: Input) -> Result<(), Failure> {
+        match &mut self.hosts[host].process {
+            None => Ok(()),
+            Some(process) if process.paused => {
+                process.inbox.push_back(input);
+                Ok(())
+            }
+            Some(_) => self.step(host, input),
+        }
+    }
+
+    /// One turn of a process.
+    fn step(&mut self, host: usize, input: Input) -> Result<(), Failure> {
+        let at = self.now;
+        let machine = &mut self.hosts[host];
+        let now = machine.clock.now(at);
+        let Some(process) = &mut machine.process else {
+            return Ok(());
+        };
+        self.steps += 1;
+        self.trace.line(at, &machine.id, format_args!("<- {input:?}"));
+        let mut out = std::mem::take(&mut self.out);
+        process.node.step(now, input, &mut out);
+        process.node.check();
+        let boot = process.boot;
+        for output in out.drain(..) {
+            self.trace.line(at, &self.hosts[host].id, format_args!("-> {output:?}"));
+            self.output(host, output)?;
+            if self.process_of(host, boot).is_none() {
+                // It died over this output; the others never left it.
+                break;
+            }
+        }
+        out.clear();
+        self.out = out;
+        self.after_step(host)
+    }
+
+    /// What holds between any two turns.
+    fn after_step(&mut self, host: usize) -> Result<(), Failure> {
+        let at = self.now;
+        let machine = &self.hosts[host];
+        let Some(process) = &machine.process else {
+            return Ok(());
+        };
+        let now = machine.clock.now(at);
+        let write = process.node.may_write(now).ok();
+        let read = process.node.may_read(now).ok();
+        let incarnation = process.incarnation;
+        let applied = machine.disk.data.applied.seq;
+        if let Some(permit) = &write {
+            self.verdict("O2 terms never fall", self.oracles.fence.holds(incarnation, permit.term))?;
+        }
+        if self.rates_in_bound {
+            let hosts = &self.hosts;
+            let verdict = self.oracles.permit.asked(host, write, |other| hosts[other].clock.mono(at));
+            self.verdict("O1b one permit at a time", verdict)?;
+            if read.is_some() {
+                let acked = self.oracles.survival.furthest();
+                self.counts.add("read_local_current");
+                self.verdict(
+                    "a local read that is called current is current",
+                    self.oracles.reads.local(host, applied, acked),
+                )?;
+            }
+        }
+        self.schedule_wake(host);
+        Ok(())
+    }
+
+    fn schedule_wake(&mut self, host: usize) {
+        let at = self.now;
+        let machine = &mut self.hosts[host];
+        let Some(process) = &mut machine.process else {
+            return;
+        };
+        let Some((deadline, _)) = process.node.deadline() else {
+            process.wake_at = None;
+            return;
+        };
+        // Timers are late by a little; a deadline in the past means "now".
+        let due = machine.clock.when(deadline, at);
+        let wake = due.plus_us(self.disk_prng.within(10..=500));
+        if process.wake_at.is_some_and(|known| known >= due && known <= wake.plus_us(500)) {
+            return;
+        }
+        process.wake_at = Some(wake);
+        let boot = process.boot;
+        self.at(wake, Event::Wake { host, boot, at: wake });
+    }
+
+    fn arrive(&mut self, frame: Frame) -> Result<(), Failure> {
+        if !self.net.passes(frame.from, frame.to) {
+            self.counts.add("frame_cut");
+            return Ok(());
+        }
+        let Ok(envelope) = decode_frame(frame.bytes) else {
+            self.counts.add("frame_refused_by_codec");
+            return Ok(());
+        };
+        let conns = &mut self.conns;
+        let conn = *self.conn_of.entry((frame.from, frame.boot)).or_insert_with(|| {
+            conns.push((frame.from, frame.boot));
+            conns.len() as u64 - 1
+        });
+        if let Message::Appended(appended) = &envelope.message
+            && matches!(appended.result, AppendResult::Durable { .. })
+            && self.hosts[frame.to].process.as_ref().is_some_and(|p| !p.paused)
+        {
+            self.oracles.promise.acked(frame.to, envelope.term, envelope.incarnation, appended.echo);
+        }
+        let input = Input::Received { route: Route::Conn(conn), envelope };
+        self.give_now(frame.to, input)
+    }
+
+    fn disk_done(&mut self, host: usize, boot: u64) -> Result<(), Failure> {
+        if self.process_of(host, boot).is_none() {
+            return Ok(());
+        }
+        let op = self.hosts[host].disk.complete().expect("each completion has its request");
+        match op {
+            DiskOp::Record { id, .. } => self.give(host, boot, Input::Persisted { id }),
+            DiskOp::Install { data, log_reset } => self.installed(host, boot, &data, log_reset),
+        }
+    }
+
+    /// Puts an operation on its way to a machine's disk.
+    fn write_out(&mut self, host: usize, op: DiskOp) {
+        let plan = &self.plan.disk;
+        let mut us = self.disk_prng.within(plan.sync_us_min..=plan.sync_us_max.max(plan.sync_us_min));
+        if self.disk_prng.chance(plan.stall_pm) && !self.healed {
+            us += self.disk_prng.within(50_000..=1_000_000);
+        }
+        let now = self.now;
+        let machine = &mut self.hosts[host];
+        machine.disk.request(op);
+        let Some(process) = &mut machine.process else {
+            return;
+        };
+        // Group commit: what is asked for while the disk is busy is done soon
+        // after the fsync before it.
+        let from = process.disk_busy_until.max(now);
+        process.disk_busy_until = from.plus_us(if from > now { us / 8 } else { us });
+        let (at, boot) = (process.disk_busy_until, process.boot);
+        self.at(at, Event::DiskDone { host, boot });
+    }
+
+    /// Starts a machine's process some milliseconds from now.
+    pub(crate) fn schedule_start(&mut self, host: usize, after_ms: u64) {
+        if self.hosts[host].starting {
+            return;
+        }
+        self.hosts[host].starting = true;
+        self.at(self.now.plus_ms(after_ms), Event::Start { host });
+    }
+
+    fn start(&mut self, host: usize) -> Result<(), Failure> {
+        let machine = &mut self.hosts[host];
+        machine.starting = false;
+        if machine.process.is_some() {
+            return Ok(());
+        }
+        machine.boots += 1;
+        machine.used = true;
+        let recovered = machine.disk.recover();
+        let now = machine.clock.now(self.now);
+        let boot = machine.boots;
+        self.trace.line(self.now, &machine.id, format_args!("starts: {recovered:?}"));
+        let mut out = Vec::new();
+        let (incarnation, ordered) = (recovered.hard.incarnation, recovered.applied.seq);
+        let node = Node::recover(
+            Boot {
+                config: machine.config.clone(),
+                seed: self.boot_prng.seed(),
+                nonce: BootNonce(self.boot_prng.bits()),
+                recovered,
+            },
+            now,
+            &mut out,
+        );
+        node.check();
+        machine.process = Some(Process {
+            node,
+            boot,
+            incarnation,
+            pin: Pin::default(),
+            group: None,
+            ordered,
+            queue: VecDeque::new(),
+            applying: false,
+            wake_at: None,
+            paused: false,
+            inbox: VecDeque::new(),
+            orders: BTreeMap::new(),
+            fetching: false,
+            stopping: false,
+            disk_busy_until: self.now,
+        });
+        let full = machine.disk_full;
+        for output in out {
+            self.trace.line(self.now, &self.hosts[host].id, format_args!("-> {output:?}"));
+            self.output(host, output)?;
+        }
+        if self.process_of(host, boot).is_none() {
+            return Ok(());
+        }
+        if full {
+            self.give(host, boot, Input::Health(StoreHealth::Full))?;
+        }
+        self.after_step(host)
+    }
+
+    /// Ends a machine's process. `power` takes unsynced commits as well.
+    pub(crate) fn stop(&mut self, host: usize, power: bool) {
+        let machine = &mut self.hosts[host];
+        if machine.process.take().is_none() {
+            return;
+        }
+        machine.armed = None;
+        let pending = machine.disk.pending();
+        let kept = self.fault_prng.index(pending + 1);
+        machine.disk.process_ended(kept);
+        if kept < pending {
+            self.counts.add("crash_unsynced_record_lost");
+        }
+        if power {
+            let lost = self.fault_prng.index(machine.disk.unsynced_commits() + 1);
+            machine.disk.power_cut(lost);
+        }
+        self.oracles.permit.ended(host);
+        self.oracles.promise.ended(host);
+        self.trace.line(self.now, &self.hosts[host].id, format_args!("ends, power {power}, kept {kept} of {pending}"));
+    }
+
+    /// The machine that may write at this moment, as its process sees it.
+    pub(crate) fn writer(&self) -> Option<usize> {
+        (0..self.hosts.len())
+            .find(|host| self.hosts[*host].process.as_ref().is_some_and(|p| p.pin.writable && !p.paused))
+    }
+
+    /// How a lease's end follows from a send time in this run.
+    pub(crate) fn lease_rule(&self) -> LeaseRule {
+        LeaseRule { lease_ns: self.plan.lease_ms() * 1_000_000, rho_ppm: self.plan.rho_ppm }
+    }
+
+    /// A property's failure at this moment.
+    pub(crate) fn failure(&self, property: &'static str, detail: String) -> Failure {
+        Failure { property, at: self.now, detail }
+    }
+
+    /// Turns an oracle's verdict into a failure of `property`.
+    pub(crate) fn verdict(&self, property: &'static str, verdict: Verdict) -> Result<(), Failure> {
+        verdict.map_err(|detail| self.failure(property, detail))
+    }
+}

@@ -1,0 +1,196 @@
+//! What a driver does by itself: it applies, reads and trims the log, and
+//! fetches snapshots.
+//!
+//! Decides how long each takes.
+
+use super::{Cluster, DiskOp, Event};
+use crate::data::{Data, request_of};
+use crate::report::Failure;
+use base_ha_core::ids::{Seq, Url};
+use base_ha_core::io::{Input, LoadId};
+use base_ha_core::position::Position;
+
+impl Cluster {
+    /// The store applies some of what was ordered and says so.
+    pub(super) fn apply_next(&mut self, host: usize, boot: u64) -> Result<(), Failure> {
+        match self.process_of(host, boot) {
+            None => return Ok(()),
+            Some(process) if process.paused => {
+                // The store's thread stands still with the others.
+                self.at(self.now.plus_ms(5), Event::ApplyNext { host, boot });
+                return Ok(());
+            }
+            Some(_) => {}
+        }
+        let batch = self.disk_prng.within(1..=8);
+        for _ in 0..batch {
+            let machine = &mut self.hosts[host];
+            let Some(entry) = machine.process.as_mut().and_then(|p| p.queue.pop_front()) else {
+                break;
+            };
+            let applied = machine.disk.data.applied;
+            let verdict = self.oracles.order.applied(&applied, &entry, request_of(&entry));
+            self.verdict("O5 applied once and in order", verdict)?;
+            let machine = &mut self.hosts[host];
+            machine.disk.apply(&entry);
+            let verdict = self.oracles.content.reached(entry.seq, machine.disk.data.content);
+            self.verdict("O6 equal positions, equal content", verdict)?;
+            self.commit_group(host, &entry.position());
+        }
+        let machine = &mut self.hosts[host];
+        let data = &machine.disk.data;
+        let (position, content) = (data.applied, data.content);
+        let Some(process) = &mut machine.process else {
+            return Ok(());
+        };
+        process.applying = !process.queue.is_empty();
+        if process.applying {
+            let us = self.disk_prng.within(20..=1000);
+            self.at(self.now.plus_us(us), Event::ApplyNext { host, boot });
+        }
+        self.give(host, boot, Input::Applied { position, content })
+    }
+
+    /// The open group's last entry is applied: its transaction is committed,
+    /// its clients are told.
+    fn commit_group(&mut self, host: usize, at: &Position) {
+        let Some(process) = &mut self.hosts[host].process else {
+            return;
+        };
+        let whole = process.group.as_ref().and_then(|g| g.logged).is_some_and(|(_, last)| last == *at);
+        if whole {
+            process.group = None;
+            self.counts.add("ack");
+            self.oracles.survival.acked(*at);
+        }
+    }
+
+    /// Reads entries from the log.
+    pub(super) fn load(&mut self, host: usize, id: LoadId, from: Seq, through: Seq, bytes_max: usize) {
+        let machine = &self.hosts[host];
+        let Some(process) = &machine.process else {
+            return;
+        };
+        let boot = process.boot;
+        let log = &machine.disk.seen;
+        let prev = from.0.checked_sub(1).and_then(|seq| log.position(Seq(seq)));
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        if prev.is_some() {
+            for seq in from.0..=through.0 {
+                let Some(entry) = log.get(Seq(seq)) else {
+                    break;
+                };
+                bytes += entry.payload.len();
+                if bytes > bytes_max && !entries.is_empty() {
+                    break;
+                }
+                entries.push(entry.clone());
+            }
+        }
+        let input = Input::LogLoaded { id, prev: prev.unwrap_or(log.base), entries };
+        let us = self.disk_prng.within(20..=3000);
+        self.at(self.now.plus_us(us), Event::Give { host, boot, input });
+    }
+
+    /// Asks another machine for a snapshot.
+    pub(super) fn fetch(&mut self, host: usize, from: Url, at_least: Position, reseed: bool) {
+        let Some(process) = &mut self.hosts[host].process else {
+            return;
+        };
+        if process.fetching {
+            self.counts.add("snapshot_asked_again");
+            return;
+        }
+        process.fetching = true;
+        let boot = process.boot;
+        let ms = self.disk_prng.within(5..=400);
+        self.at(self.now.plus_ms(ms), Event::Snapshot { host, boot, from, at_least, reseed });
+    }
+
+    /// A snapshot was received, or could not be.
+    pub(super) fn snapshot_arrives(
+        &mut self,
+        host: usize,
+        boot: u64,
+        from: &Url,
+        at_least: &Position,
+        reseed: bool,
+    ) -> Result<(), Failure> {
+        if self.process_of(host, boot).is_none() {
+            return Ok(());
+        }
+        let data = self.snapshot_of(host, from, at_least);
+        let machine = &self.hosts[host];
+        // One that is older than what is here is of use only for a re-seed.
+        let data = data.filter(|d| reseed || d.applied.seq > machine.disk.data.applied.seq);
+        let Some(data) = data else {
+            if let Some(process) = &mut self.hosts[host].process {
+                process.fetching = false;
+            }
+            self.counts.add("snapshot_failed");
+            return self.give(host, boot, Input::SnapshotFailed);
+        };
+        let op = DiskOp::Install { data, log_reset: false };
+        self.write_out(host, op);
+        Ok(())
+    }
+
+    fn snapshot_of(&self, host: usize, from: &Url, at_least: &Position) -> Option<Data> {
+        let source = self.hosts.iter().position(|h| h.url == *from)?;
+        let up = self.hosts[source].process.as_ref().is_some_and(|p| !p.paused);
+        let reachable = self.net.passes(host, source) && self.net.passes(source, host);
+        let data = &self.hosts[source].disk.data;
+        (up && reachable && data.applied.seq >= at_least.seq && data.membership.is_some()).then(|| data.clone())
+    }
+
+    /// A snapshot is in place and durable.
+    pub(super) fn installed(&mut self, host: usize, boot: u64, data: &Data, log_reset: bool) -> Result<(), Failure> {
+        self.counts.add("snapshot_installed");
+        let Some(process) = &mut self.hosts[host].process else {
+            return Ok(());
+        };
+        process.fetching = false;
+        process.queue.clear();
+        process.ordered = data.applied.seq;
+        let Some((_, membership)) = &data.membership else {
+            return Ok(());
+        };
+        let input = Input::SnapshotInstalled {
+            position: data.applied,
+            membership: membership.as_ref().clone(),
+            content: data.content,
+            log_reset,
+        };
+        self.give(host, boot, input)
+    }
+
+    /// Trims what the cluster no longer needs, as far as a checkpoint allows.
+    pub(super) fn trim_check(&mut self, host: usize) -> Result<(), Failure> {
+        let every = self.plan.workload.trim_every_ms;
+        self.at(self.now.plus_ms(every), Event::TrimCheck { host });
+        let machine = &mut self.hosts[host];
+        let Some(process) = &machine.process else {
+            return Ok(());
+        };
+        if process.paused {
+            return Ok(());
+        }
+        let through = process.node.status(machine.clock.now(self.now)).trimmable;
+        machine.disk.checkpoint();
+        self.trim(host, through)
+    }
+
+    /// Trims the log to `through`, or to the last checkpoint if that is less.
+    pub(super) fn trim(&mut self, host: usize, through: Seq) -> Result<(), Failure> {
+        let machine = &mut self.hosts[host];
+        let through = through.min(machine.disk.checkpointed()).min(machine.disk.log.last().seq);
+        if machine.process.is_none() || !machine.disk.trim(through) {
+            return Ok(());
+        }
+        self.counts.add("log_trimmed");
+        let base = machine.disk.log.base;
+        let first = base.seq.next();
+        self.give_now(host, Input::LogTrimmed { first, base })
+    }
+}

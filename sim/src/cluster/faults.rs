@@ -1,0 +1,303 @@
+//! What goes wrong, and the end of it.
+//!
+//! Decides how each fault of a plan takes effect, and refuses those that no
+//! cluster could survive: disks are wiped only while the rest holds a quorum.
+
+use super::{Cluster, Event};
+use crate::plan::{Fault, Target};
+use crate::report::Failure;
+use base_ha_core::entry::EntryKind;
+use base_ha_core::io::{AdminCommand, CallId, Input, MemberRef, StoreHealth};
+use base_ha_core::member::{Membership, Role};
+use base_ha_core::wire::decode_membership;
+
+impl Cluster {
+    /// A fault of the plan happens.
+    pub(super) fn fault(&mut self, fault: Fault) -> Result<(), Failure> {
+        if self.healed {
+            return Ok(());
+        }
+        self.trace.line(self.now, &"", format_args!("!! {fault:?}"));
+        match fault {
+            Fault::Partition { mask, ms } => {
+                self.cut(ms, |a, b| (mask >> a) & 1 != (mask >> b) & 1);
+                self.counts.add("partition_symmetric");
+            }
+            Fault::Isolate { target, ms } => {
+                let writer = self.writer();
+                if let Some(host) = self.resolve(target) {
+                    self.cut(ms, |a, b| (a == host) != (b == host));
+                    if writer == Some(host) && self.hosts.len() > 1 {
+                        self.counts.add("writer_isolated");
+                    }
+                }
+            }
+            Fault::OneWay { target, deaf, ms } => {
+                if let Some(host) = self.resolve(target) {
+                    self.cut(ms, |from, to| if deaf { to == host } else { from == host });
+                    self.counts.add("partition_one_way");
+                }
+            }
+            Fault::Bridge { mask, bridge, ms } => {
+                self.cut(ms, |a, b| a != bridge && b != bridge && (mask >> a) & 1 != (mask >> b) & 1);
+                self.counts.add("partition_bridge");
+            }
+            Fault::Flapping { mask, period_ms, times } => {
+                for n in 0..times {
+                    let at = self.now.plus_ms(2 * n * period_ms);
+                    self.at(at, Event::Fault(Fault::Partition { mask, ms: period_ms }));
+                }
+                self.counts.add("partition_flapping");
+            }
+            Fault::Crash { target, power, mid_persist, down_ms } => {
+                if let Some(host) = self.resolve_running(target) {
+                    if mid_persist {
+                        self.hosts[host].armed = Some((power, down_ms));
+                    } else {
+                        self.crash(host, power, down_ms);
+                    }
+                }
+            }
+            Fault::Blackout { down_ms } => {
+                for host in 0..self.hosts.len() {
+                    if self.hosts[host].process.is_some() {
+                        let apart = self.fault_prng.within(0..=2000);
+                        self.crash(host, true, down_ms + apart);
+                    }
+                }
+            }
+            Fault::Pause { target, ms } => self.pause(target, ms),
+            Fault::ClockRate { host, ppm } => {
+                let within = ppm.unsigned_abs() <= u64::from(self.plan.rho_ppm);
+                self.hosts[host].clock.set_rate(self.now, ppm);
+                self.rates_in_bound &= within;
+                self.counts.add(if within { "clock_rate_within_bound" } else { "clock_rate_outside_bound" });
+                if self.hosts[host].process.as_ref().is_some_and(|p| !p.paused) {
+                    self.schedule_wake(host);
+                }
+            }
+            Fault::WallJump { host, ms } => {
+                self.hosts[host].clock.jump(ms);
+                self.counts.add("wall_jump");
+            }
+            Fault::Wipe { target, down_ms } => self.wipe(target, down_ms),
+            Fault::Trim { host } => {
+                if self.hosts[host].process.as_ref().is_some_and(|p| !p.paused) {
+                    self.hosts[host].disk.checkpoint();
+                    let through = self.hosts[host].disk.checkpointed();
+                    self.trim(host, through)?;
+                }
+            }
+            Fault::DiskFull { target, ms } => {
+                if let Some(host) = self.resolve(target) {
+                    self.hosts[host].disk_full = true;
+                    self.counts.add("disk_full");
+                    self.at(self.now.plus_ms(ms), Event::DiskWell { host });
+                    self.give_now(host, Input::Health(StoreHealth::Full))?;
+                }
+            }
+            Fault::Shutdown { target, down_ms } => {
+                if let Some(host) = self.resolve_running(target) {
+                    self.shut_down(host, down_ms)?;
+                }
+            }
+            Fault::Transfer { to } => {
+                let to = to.map(|host| self.hosts[host].id.clone());
+                self.order("transfer_done", AdminCommand::Transfer { to })?;
+            }
+            Fault::StepDown => self.order("step_down_done", AdminCommand::StepDown)?,
+            Fault::AddMember { host, learner } => {
+                if self.membership.is_some() {
+                    let role = match (learner, self.hosts[host].config.witness) {
+                        (_, true) => Role::Witness,
+                        (true, false) => Role::Learner,
+                        (false, false) => Role::Voter,
+                    };
+                    let url = self.hosts[host].url.clone();
+                    if self.hosts[host].process.is_none() {
+                        self.schedule_start(host, 0);
+                    }
+                    self.order("member_added", AdminCommand::AddMember { url, role })?;
+                }
+            }
+            Fault::RemoveMember { host } => {
+                let member = MemberRef::Id(self.hosts[host].id.clone());
+                self.order("member_removed", AdminCommand::RemoveMember { member })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn resolve(&self, target: Target) -> Option<usize> {
+        match target {
+            Target::Host(host) => Some(host),
+            Target::Writer => self.writer(),
+        }
+    }
+
+    fn resolve_running(&self, target: Target) -> Option<usize> {
+        self.resolve(target).filter(|host| self.hosts[*host].process.is_some())
+    }
+
+    /// Cuts every directed link that `which` names, for so long.
+    fn cut(&mut self, ms: u64, which: impl Fn(usize, usize) -> bool) {
+        let hosts = self.hosts.len();
+        let mut links = Vec::new();
+        for from in 0..hosts {
+            for to in 0..hosts {
+                if from != to && which(from, to) {
+                    self.net.cut(from, to, true);
+                    links.push((from, to));
+                }
+            }
+        }
+        self.at(self.now.plus_ms(ms), Event::Mend(links));
+    }
+
+    /// A process dies and its machine starts it again later.
+    pub(super) fn crash(&mut self, host: usize, power: bool, down_ms: u64) {
+        self.counts.add(if power { "crash_power" } else { "crash_process" });
+        self.stop(host, power);
+        self.schedule_start(host, down_ms);
+    }
+
+    fn pause(&mut self, target: Target, ms: u64) {
+        let Some(host) = self.resolve_running(target) else {
+            return;
+        };
+        let beyond = ms > self.plan.lease_ms();
+        let Some(process) = &mut self.hosts[host].process else {
+            return;
+        };
+        if process.paused {
+            return;
+        }
+        process.paused = true;
+        let (boot, writable) = (process.boot, process.pin.writable);
+        if beyond {
+            self.counts.add("pause_beyond_lease");
+            if writable {
+                self.counts.add("pause_writer_beyond_lease");
+            }
+        }
+        self.at(self.now.plus_ms(ms), Event::Resume { host, boot });
+    }
+
+    /// A process that stood still goes on: what came in meanwhile waits in its
+    /// sockets, and is read before or after it looks at the clock.
+    pub(super) fn resume(&mut self, host: usize, boot: u64) -> Result<(), Failure> {
+        if self.process_of(host, boot).is_none() {
+            return Ok(());
+        }
+        let Some(process) = &mut self.hosts[host].process else {
+            return Ok(());
+        };
+        process.paused = false;
+        process.wake_at = None;
+        let inbox = std::mem::take(&mut process.inbox);
+        if self.fault_prng.chance(500) {
+            self.give(host, boot, Input::Deadline)?;
+        }
+        for input in inbox {
+            self.give(host, boot, input)?;
+        }
+        self.give(host, boot, Input::Deadline)
+    }
+
+    /// A machine loses its disk, if the others can do without it.
+    fn wipe(&mut self, target: Target, down_ms: u64) {
+        let Some(host) = self.resolve(target) else {
+            return;
+        };
+        if !self.can_lose(host) {
+            self.counts.add("disk_wipe_forgone");
+            return;
+        }
+        self.counts.add("disk_wiped");
+        self.stop(host, true);
+        let lost = std::mem::take(&mut self.hosts[host].disk);
+        self.hosts[host].graveyard.push(lost);
+        self.schedule_start(host, down_ms);
+    }
+
+    /// Whether every membership that may be in force keeps a quorum of intact
+    /// disks without this one.
+    fn can_lose(&self, host: usize) -> bool {
+        let Some((committed, membership)) = &self.membership else {
+            return false;
+        };
+        let intact = |membership: &Membership| {
+            let left = membership
+                .voters()
+                .filter_map(|m| m.identity.as_ref())
+                .filter(|(id, incarnation)| {
+                    self.hosts.iter().enumerate().any(|(other, machine)| {
+                        other != host && machine.id == *id && machine.disk.hard.incarnation == *incarnation
+                    })
+                })
+                .count();
+            left >= membership.quorum()
+        };
+        let under_way = self.hosts.iter().flat_map(|h| h.disk.seen.entries.iter());
+        intact(membership)
+            && under_way
+                .filter(|e| e.kind == EntryKind::Config && e.seq > *committed)
+                .filter_map(|e| decode_membership(e.payload.clone()).ok())
+                .all(|m| intact(&m))
+    }
+
+    /// Starts a graceful stop; the machine starts again later.
+    pub(crate) fn shut_down(&mut self, host: usize, down_ms: u64) -> Result<(), Failure> {
+        self.hosts[host].restart_ms = down_ms;
+        let Some(process) = &mut self.hosts[host].process else {
+            return Ok(());
+        };
+        if process.paused || process.stopping {
+            return Ok(());
+        }
+        process.stopping = true;
+        let boot = process.boot;
+        self.at(self.now.plus_ms(60_000), Event::StopDue { host, boot });
+        self.give(host, boot, Input::Shutdown)
+    }
+
+    /// An administrator turns to the writer, if there is one.
+    fn order(&mut self, counted: &'static str, command: AdminCommand) -> Result<(), Failure> {
+        let Some(host) = self.writer() else {
+            return Ok(());
+        };
+        let id: CallId = self.workload.next_call();
+        if let Some(process) = &mut self.hosts[host].process {
+            process.orders.insert(id, counted);
+        }
+        self.give_now(host, Input::Admin { id, command })
+    }
+
+    /// Every fault ends: links are whole, clocks right, machines up.
+    pub(crate) fn heal(&mut self) -> Result<(), Failure> {
+        self.healed = true;
+        self.trace.line(self.now, &"", format_args!("!! heal"));
+        self.net.heal();
+        self.plan.disk.stall_pm = 0;
+        for host in 0..self.hosts.len() {
+            let machine = &mut self.hosts[host];
+            machine.clock.set_rate(self.now, 0);
+            machine.clock.set_wall_right();
+            machine.armed = None;
+            machine.disk_full = false;
+            let boot = machine.process.as_ref().map(|p| (p.boot, p.paused));
+            match boot {
+                Some((boot, true)) => self.resume(host, boot)?,
+                Some((_, false)) => self.schedule_wake(host),
+                None if machine.used => {
+                    // Whatever start is in the queue comes too late.
+                    machine.starting = false;
+                    self.schedule_start(host, 10);
+                }
+                None => {}
+            }
+            self.give_now(host, Input::Health(StoreHealth::Well))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! The state machine that stands in for `data.db`.
+//!
+//! Decides what "content" means here: a running hash over every payload in
+//! order, so that two contents are equal exactly when the same entries were
+//! applied in the same order. Knows nothing of disks.
+
+use base_ha_core::changeset::{Change, RequestId, Value};
+use base_ha_core::entry::{Entry, EntryKind};
+use base_ha_core::hlc::Hlc;
+use base_ha_core::ids::{ContentHash, Seq};
+use base_ha_core::member::Membership;
+use base_ha_core::position::Position;
+use base_ha_core::wire::{decode_changeset, decode_membership};
+use std::sync::Arc;
+
+/// The content of one `data.db`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Data {
+    /// Everything up to here is in it.
+    pub applied: Position,
+    /// The running hash.
+    pub content: ContentHash,
+    /// The membership as of `applied`, and its entry.
+    pub membership: Option<(Seq, Arc<Membership>)>,
+    /// The highest stamp applied.
+    pub hlc: Hlc,
+}
+
+impl Data {
+    /// Applies the entry that follows.
+    ///
+    /// # Panics
+    /// If it does not follow: order is the oracle's business, which looks first.
+    pub fn apply(&mut self, entry: &Entry) {
+        assert!(entry.follows(&self.applied), "entry {} applied after {:?}", entry.seq, self.applied);
+        match entry.kind {
+            EntryKind::Noop => {}
+            EntryKind::Config => {
+                let membership = decode_membership(entry.payload.clone()).expect("a membership that a node encoded");
+                self.membership = Some((entry.seq, Arc::new(membership)));
+            }
+            EntryKind::Data => {
+                let set = decode_changeset(entry.payload.clone()).expect("a change-set that the workload encoded");
+                for change in &set.changes {
+                    if let Change::Insert { new, .. } = change {
+                        self.fold(new);
+                    }
+                }
+            }
+        }
+        self.hlc = self.hlc.max(entry.hlc);
+        self.applied = entry.position();
+    }
+
+    fn fold(&mut self, row: &[Value]) {
+        const PRIME: u128 = 0x0100_0000_0000_0000_0000_013b;
+        for value in row {
+            if let Value::Integer(number) = value {
+                self.content =
+                    ContentHash((self.content.0 ^ u128::from(*number as u64)).wrapping_add(1).wrapping_mul(PRIME));
+            }
+        }
+    }
+}
+
+/// The request that an entry carries, if it is one of a client.
+pub fn request_of(entry: &Entry) -> Option<RequestId> {
+    match entry.kind {
+        EntryKind::Noop | EntryKind::Config => None,
+        EntryKind::Data => decode_changeset(entry.payload.clone()).ok().map(|set| set.request),
+    }
+}

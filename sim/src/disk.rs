@@ -1,0 +1,252 @@
+//! A machine's disk: what is durable, and what only seems to be.
+//!
+//! Decides what a crash leaves. Records are made durable in the order in which
+//! they were asked for, each after a while of its own; a crash keeps a prefix
+//! of those under way. `data.db` is synced less often than the log: a power cut
+//! takes it back to any commit since its last checkpoint.
+
+use crate::data::Data;
+use base_ha_core::entry::{Entry, EntryKind};
+use base_ha_core::ids::Seq;
+use base_ha_core::io::{HardState, PersistId, Record, Recovered};
+use base_ha_core::position::Position;
+use base_ha_core::wire::decode_membership;
+use std::collections::VecDeque;
+
+/// A log: what follows `base`.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    /// The point before the first entry.
+    pub base: Position,
+    /// The entries, without a gap.
+    pub entries: VecDeque<Entry>,
+}
+
+impl Log {
+    /// The last point.
+    pub fn last(&self) -> Position {
+        self.entries.back().map_or(self.base, Entry::position)
+    }
+
+    /// The entry at `seq`.
+    pub fn get(&self, seq: Seq) -> Option<&Entry> {
+        let index = seq.0.checked_sub(self.base.seq.0 + 1)?;
+        self.entries.get(usize::try_from(index).ok()?)
+    }
+
+    /// The point at `seq`, the base included.
+    pub fn position(&self, seq: Seq) -> Option<Position> {
+        if seq == self.base.seq {
+            return Some(self.base);
+        }
+        self.get(seq).map(Entry::position)
+    }
+
+    /// Whether the entry at `at` is in it, or lies before its base.
+    pub fn holds(&self, at: &Position) -> bool {
+        at.seq < self.base.seq || self.position(at.seq).is_some_and(|p| p.hash == at.hash)
+    }
+
+    fn keep(&mut self, through: Seq) {
+        assert!(through >= self.base.seq, "truncation to {through} below the log's base {}", self.base.seq);
+        self.entries.truncate((through.0 - self.base.seq.0) as usize);
+    }
+
+    fn append(&mut self, entries: &[Entry]) {
+        for entry in entries {
+            assert!(entry.follows(&self.last()), "entry {} does not follow {:?}", entry.seq, self.last());
+            self.entries.push_back(entry.clone());
+        }
+    }
+
+    fn trim(&mut self, through: Seq) {
+        while self.base.seq < through {
+            let Some(entry) = self.entries.pop_front() else {
+                return;
+            };
+            self.base = entry.position();
+        }
+    }
+}
+
+/// Something on its way to the disk.
+#[derive(Clone, Debug)]
+pub enum DiskOp {
+    /// A record of the node.
+    Record {
+        /// Its name.
+        id: PersistId,
+        /// What it says.
+        record: Record,
+    },
+    /// A snapshot that replaces `data.db`, and the log if that does not reach
+    /// it.
+    Install {
+        /// What it contains.
+        data: Data,
+        /// The log now starts where it ends; known once it is done.
+        log_reset: bool,
+    },
+}
+
+/// One machine's disk.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    /// The hard state that a crash leaves.
+    pub hard: HardState,
+    /// The log that a crash leaves.
+    pub log: Log,
+    /// The log as its own process reads it: everything asked for so far.
+    pub seen: Log,
+    /// `data.db` as its own process reads it.
+    pub data: Data,
+    /// Every state of `data.db` since the last checkpoint, which is the first.
+    commits: Vec<Data>,
+    pending: VecDeque<DiskOp>,
+}
+
+impl Disk {
+    /// Takes note of something to be made durable.
+    pub fn request(&mut self, op: DiskOp) {
+        match &op {
+            DiskOp::Record { record: Record::Append { keep, entries }, .. } => {
+                if let Some(keep) = keep {
+                    self.seen.keep(*keep);
+                }
+                self.seen.append(entries);
+            }
+            DiskOp::Record { record: Record::HardState(_), .. } => {}
+            // The node knows nothing of it before it is done.
+            DiskOp::Install { .. } => {}
+        }
+        self.pending.push_back(op);
+    }
+
+    /// The oldest thing under way is durable.
+    pub fn complete(&mut self) -> Option<DiskOp> {
+        let mut op = self.pending.pop_front()?;
+        match &mut op {
+            DiskOp::Record { record: Record::HardState(hard), .. } => {
+                self.hard = HardState { high_water: self.log.last(), ..hard.clone() };
+            }
+            DiskOp::Record { record: Record::Append { keep, entries }, .. } => {
+                if let Some(keep) = keep {
+                    self.log.keep(*keep);
+                    // The mark goes down before the log does: otherwise a crash
+                    // in between would look like amnesia.
+                    if self.hard.high_water.seq > *keep {
+                        self.hard.high_water = self.log.last();
+                    }
+                }
+                self.log.append(entries);
+            }
+            DiskOp::Install { data, log_reset } => {
+                *log_reset = self.log.position(data.applied.seq) != Some(data.applied);
+                if *log_reset {
+                    self.log = Log { base: data.applied, entries: VecDeque::new() };
+                    self.seen = self.log.clone();
+                    self.hard.high_water = data.applied;
+                }
+                self.data = data.clone();
+                self.commits = vec![data.clone()];
+            }
+        }
+        Some(op)
+    }
+
+    /// How much is under way.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Applies one entry to `data.db`.
+    pub fn apply(&mut self, entry: &Entry) {
+        if self.commits.is_empty() {
+            self.commits.push(self.data.clone());
+        }
+        self.data.apply(entry);
+        self.commits.push(self.data.clone());
+    }
+
+    /// An fsynced checkpoint of `data.db`.
+    pub fn checkpoint(&mut self) {
+        self.commits = vec![self.data.clone()];
+    }
+
+    /// What the last checkpoint contains.
+    pub fn checkpointed(&self) -> Seq {
+        self.commits.first().unwrap_or(&self.data).applied.seq
+    }
+
+    /// Deletes entries through `through` from the log; only what a checkpoint
+    /// of `data.db` contains may go. Says whether anything went.
+    pub fn trim(&mut self, through: Seq) -> bool {
+        assert!(
+            through <= self.checkpointed() && through <= self.log.last().seq,
+            "trimming {through}, which is not safely in data.db"
+        );
+        let before = self.log.base.seq;
+        self.log.trim(through);
+        self.seen.trim(through);
+        self.log.base.seq > before
+    }
+
+    /// The process ended: `kept` of the operations under way became durable,
+    /// the others never happened.
+    pub fn process_ended(&mut self, kept: usize) {
+        for _ in 0..kept.min(self.pending.len()) {
+            self.complete();
+        }
+        self.pending.clear();
+        self.seen = self.log.clone();
+    }
+
+    /// The power went as well: `data.db` lost its last `lost` commits since the
+    /// checkpoint, or as many as there were.
+    pub fn power_cut(&mut self, lost: usize) {
+        if let Some(kept) = self.commits.len().checked_sub(1) {
+            self.commits.truncate(kept.saturating_sub(lost) + 1);
+        }
+        if let Some(data) = self.commits.last() {
+            self.data = data.clone();
+        }
+    }
+
+    /// How many commits of `data.db` a power cut could take.
+    pub fn unsynced_commits(&self) -> usize {
+        self.commits.len().saturating_sub(1)
+    }
+
+    /// What a new process reads.
+    pub fn recover(&self) -> Recovered {
+        assert!(self.pending.is_empty(), "recovery while another process runs");
+        let applied = self.data.applied;
+        let tail_from = applied.seq.0.saturating_sub(Recovered::TAIL_MAX as u64).max(self.log.base.seq.0);
+        let mut terms: Vec<(Seq, _)> = Vec::new();
+        for entry in &self.log.entries {
+            if terms.last().is_none_or(|(_, term)| *term != entry.term) {
+                terms.push((entry.seq, entry.term));
+            }
+        }
+        let mut memberships = Vec::new();
+        memberships.extend(self.data.membership.as_ref().map(|(seq, m)| (*seq, m.as_ref().clone())));
+        for entry in &self.log.entries {
+            if entry.kind == EntryKind::Config && entry.seq > applied.seq {
+                let membership = decode_membership(entry.payload.clone()).expect("a membership that a node encoded");
+                memberships.push((entry.seq, membership));
+            }
+        }
+        let last = self.log.last().seq;
+        Recovered {
+            hard: self.hard.clone(),
+            log_base: self.log.base,
+            tail: (self.log.entries.iter()).filter(|e| e.seq.0 > tail_from).map(Entry::position).collect(),
+            terms,
+            applied,
+            content: self.data.content,
+            memberships,
+            hlc: (self.log.entries.iter().map(|e| e.hlc).max()).unwrap_or_default().max(self.data.hlc),
+            amnesia: last < applied.seq || last < self.hard.high_water.seq,
+        }
+    }
+}

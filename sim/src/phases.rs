@@ -1,0 +1,183 @@
+//! A run from start to end: chaos, heal, converge, serve, scan.
+//!
+//! Decides how long a healed cluster may take, and says what it waits for when
+//! it takes longer (L1).
+
+use crate::clock::TrueTime;
+use crate::cluster::Cluster;
+use crate::plan::Plan;
+use crate::report::{Failure, Report};
+use crate::trace::TraceMode;
+use base_ha_core::ids::join;
+use base_ha_core::io::Part;
+use base_ha_core::member::Role;
+use std::fmt::Write;
+
+/// How long a healed cluster may take to settle, in milliseconds beside what
+/// follows from its lease.
+const CONVERGE_MS: u64 = 20_000;
+
+/// How many requests must be acknowledged after that, in [`SERVE_MS`].
+const SERVE_ACKS: u64 = 20;
+const SERVE_MS: u64 = 20_000;
+
+/// Runs a plan.
+///
+/// # Errors
+/// The first property that does not hold.
+///
+/// # Panics
+/// Where the core asserts.
+pub fn run(plan: &Plan, mode: TraceMode) -> Result<Report, Failure> {
+    let mut cluster = Cluster::new(plan.clone(), mode);
+    cluster.run_until(TrueTime::from_ms(plan.chaos_ms))?;
+    cluster.heal()?;
+    cluster.calm_clients();
+    // The pin moves to the lowest id only after the longest tenure.
+    let limit = cluster.in_ms(CONVERGE_MS + plan.lease_ms() * 30);
+    wait(&mut cluster, "L1 a healed cluster converges", limit, |c| unsettled(c))?;
+    let acks = cluster.oracles.survival.acks();
+    let limit = cluster.in_ms(SERVE_MS);
+    wait(&mut cluster, "L1 a healed cluster serves", limit, |c| {
+        let more = c.oracles.survival.acks() - acks;
+        (more < SERVE_ACKS).then(|| format!("{more} requests were acknowledged"))
+    })?;
+    cluster.stop_clients();
+    let limit = cluster.in_ms(SERVE_MS);
+    wait(&mut cluster, "L3 everybody catches up", limit, |c| unsettled(c).or_else(|| behind(c)))?;
+    Ok(Report {
+        counts: cluster.counts.clone(),
+        simulated: cluster.now,
+        steps: cluster.steps,
+        trace: cluster.trace.hash(),
+    })
+}
+
+/// Lets time pass until `pending` gives no reason any more.
+fn wait(
+    cluster: &mut Cluster,
+    property: &'static str,
+    limit: TrueTime,
+    pending: impl Fn(&Cluster) -> Option<String>,
+) -> Result<(), Failure> {
+    loop {
+        let Some(reason) = pending(cluster) else {
+            return Ok(());
+        };
+        if cluster.now >= limit {
+            return Err(cluster.failure(property, format!("{reason}{}", standings(cluster))));
+        }
+        let next = cluster.in_ms(100);
+        cluster.run_until(next)?;
+    }
+}
+
+/// What every node thinks, a line each.
+fn standings(cluster: &Cluster) -> String {
+    let mut text = String::new();
+    for machine in &cluster.hosts {
+        let _ = write!(text, "\n  {}: ", machine.id);
+        let Some(process) = &machine.process else {
+            text.push_str("down");
+            continue;
+        };
+        let status = process.node.status(machine.clock.now(cluster.now));
+        let members = status.membership.members.iter().map(|m| {
+            let who = m.id().map_or(m.url.as_str(), |id| id.as_str());
+            let known = (m.identity.as_ref())
+                .is_none_or(|(id, n)| cluster.hosts.iter().any(|h| h.id == *id && h.disk.hard.incarnation == *n));
+            format!("{who}={:?}{}", m.role, if known { "" } else { " (old disk)" })
+        });
+        let _ = write!(
+            text,
+            "{:?} of term {}, log {} of term {}, commit {}, applied {}, membership {} [{}], disk {:?}, unfit {:?}",
+            status.part,
+            status.pin.term,
+            status.last.seq,
+            status.last.term,
+            status.commit,
+            status.applied,
+            status.membership.version,
+            join(members, ", "),
+            process.incarnation,
+            status.unfit
+        );
+    }
+    text
+}
+
+/// What a settled cluster still lacks: a writer, the one that belongs there,
+/// members that are all heard, fit and what they are to become.
+fn unsettled(cluster: &Cluster) -> Option<String> {
+    let Some(writer) = cluster.writer() else {
+        return Some("nobody may write".into());
+    };
+    let machine = &cluster.hosts[writer];
+    let Some(process) = &machine.process else {
+        return Some("the writer is down".into());
+    };
+    let status = process.node.status(machine.clock.now(cluster.now));
+    if status.part != Part::Writer {
+        return Some(format!("{} may write and is {:?}", machine.id, status.part));
+    }
+    for member in &status.membership.members {
+        let Some((id, incarnation)) = &member.identity else {
+            return Some(format!("the seat {} was never heard", member.url));
+        };
+        let Some(other) = cluster.hosts.iter().find(|h| h.id == *id) else {
+            return Some(format!("member {id} has no machine"));
+        };
+        let Some(theirs) = &other.process else {
+            return Some(format!("{id} is down"));
+        };
+        if theirs.incarnation != *incarnation {
+            return Some(format!("{id} is not admitted with its new disk"));
+        }
+        if member.target.is_some_and(|target| target != member.role) {
+            return Some(format!("{id} is not yet {:?}", member.target));
+        }
+        let standing = theirs.node.status(other.clock.now(cluster.now));
+        if let Some(unfit) = standing.unfit {
+            return Some(format!("{id} is unfit: {unfit}"));
+        }
+        if standing.pin.term != status.pin.term {
+            return Some(format!("{id} is in term {}", standing.pin.term));
+        }
+    }
+    let lowest = (status.membership.members.iter()).filter(|m| m.role == Role::Voter).filter_map(|m| m.id()).min();
+    if lowest != Some(&machine.id) {
+        return Some(format!("{} writes, {lowest:?} is to", machine.id));
+    }
+    None
+}
+
+/// Who has not applied everything, with clients silent.
+fn behind(cluster: &Cluster) -> Option<String> {
+    let writer = &cluster.hosts[cluster.writer()?];
+    let process = writer.process.as_ref()?;
+    let status = process.node.status(writer.clock.now(cluster.now));
+    if process.group.is_some() {
+        return Some("a group is still open".into());
+    }
+    if status.last.seq != status.commit || status.commit != writer.disk.data.applied.seq {
+        return Some(format!(
+            "the log ends at {}, {} is committed, {} applied",
+            status.last.seq, status.commit, writer.disk.data.applied.seq
+        ));
+    }
+    for member in &status.membership.members {
+        let id = member.id()?;
+        let other = cluster.hosts.iter().find(|h| h.id == *id)?;
+        if other.disk.log.last() != writer.disk.log.last() {
+            return Some(format!("the log of {id} ends at {}", other.disk.log.last().seq));
+        }
+        let data = &other.disk.data;
+        if member.role != Role::Witness
+            && !other.config.witness
+            && (data.applied, data.content) != (writer.disk.data.applied, writer.disk.data.content)
+        {
+            return Some(format!("{id} has applied {}", data.applied.seq));
+        }
+    }
+    None
+}

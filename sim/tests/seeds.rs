@@ -1,0 +1,52 @@
+//! A small share of the simulation, in every `cargo test`.
+
+use base_ha_sim::batch::{self, Outcome, run_caught};
+use base_ha_sim::plan::Plan;
+use base_ha_sim::trace::TraceMode;
+
+/// Enough to see every kind of fault take effect; the rest is for CI, which runs
+/// thousands.
+const SEEDS: u64 = 400;
+
+#[test]
+fn a_batch_of_seeds_holds_and_sees_every_fault() {
+    let batch = batch::run(0, SEEDS, 2);
+    println!("{batch}");
+    assert!(batch.failures.is_empty(), "see above for how to repeat");
+    assert_eq!(batch.counts.missing(), [""; 0], "faults that never happened");
+}
+
+#[test]
+fn a_seed_runs_the_same_way_twice() {
+    for seed in [3, 5, 8] {
+        let plan = Plan::from_seed(seed);
+        let run = || match run_caught(&plan, TraceMode::Hash) {
+            Outcome::Held(report) => report.trace,
+            Outcome::Failed(detail) => panic!("seed {seed}: {detail}"),
+        };
+        let (first, second) = (run(), run());
+        assert!(first.1 > 100, "a trace of {} lines", first.1);
+        assert_eq!(first, second, "seed {seed}");
+    }
+}
+
+/// The checker of progress has a case that it must reject as well: a cluster
+/// whose only seat never comes up, because nothing makes it.
+#[test]
+fn a_cluster_that_cannot_progress_is_rejected() {
+    let mut plan = Plan::from_seed(1);
+    plan.seats = 2;
+    plan.spares = 0;
+    // Two witnesses' worth of settings: neither may found a cluster.
+    plan.witness = None;
+    plan.faults.clear();
+    plan.clocks.truncate(2);
+    while plan.clocks.len() < 2 {
+        plan.clocks.push(plan.clocks[0].clone());
+    }
+    plan.heartbeat_ms = 60_000;
+    let Outcome::Failed(detail) = run_caught(&plan, TraceMode::Off) else {
+        panic!("nothing can be acknowledged in time");
+    };
+    assert!(detail.starts_with("L1"), "{detail}");
+}

@@ -123,8 +123,7 @@ impl Engine {
         }
         self.begin().map_err(|f| (0, halt(&f, self.applied.seq)))?;
         let mut membership: Option<(Seq, Membership)> = None;
-        for n in 0..count {
-            let entry = &backlog[n];
+        for (n, entry) in backlog.iter().take(count).enumerate() {
             let outcome = self.apply_entry(entry, &mut membership);
             if let Err(fault) = outcome {
                 let at = entry.seq;

@@ -100,7 +100,7 @@ fn only_a_prefix_was_committed() {
     pair.log.pop();
     let other = pair.entry(EntryKind::Noop, Bytes::new());
     pair.log.push(other.clone());
-    pair.writer.apply(&[other.clone()]);
+    pair.writer.apply(std::slice::from_ref(&other));
     pair.replica.apply(&[entries[0].clone(), other]);
     pair.check();
 }
@@ -316,7 +316,7 @@ fn a_key_is_forgotten_after_a_day_of_the_logs_time() {
     let hlc = Hlc::new(1_700_000_000_000 + 25 * 3600 * 1000, 0);
     let later = Entry::following(&pair.last(), StreamId::SHARED, Term(1), hlc, EntryKind::Noop, Bytes::new());
     pair.log.push(later.clone());
-    pair.writer.apply(&[later.clone()]);
+    pair.writer.apply(std::slice::from_ref(&later));
     pair.replica.apply(&[later]);
     assert!(!send(&mut pair));
     pair.check();

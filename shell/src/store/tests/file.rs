@@ -296,3 +296,21 @@ fn the_log_is_a_write_ahead_log() {
     let header = fs::read(pair.writer.file()).expect("read");
     assert_eq!(header[18..20], [2, 2]);
 }
+
+#[test]
+fn a_lock_held_by_another_process_is_waited_out() {
+    let mut pair = founded();
+    let other = Connection::open(pair.writer.file()).expect("opens");
+    other.execute_batch("BEGIN IMMEDIATE").expect("locked");
+    let mut refused = pair.send(vec![text("INSERT INTO t VALUES(3)")]);
+    assert!(matches!(refused.try_recv(), Ok(Err(WriteError::Refused(..)))), "certainly not done");
+    assert_eq!(pair.writer.health, [StoreHealth::Full]);
+    assert!(pair.writer.fatal.is_empty());
+    other.execute_batch("ROLLBACK").expect("released");
+    std::thread::sleep(Duration::from_millis(1050));
+    pair.writer.jobs([]);
+    assert_eq!(pair.writer.health, [StoreHealth::Full, StoreHealth::Well]);
+    pair.writer.health.clear();
+    pair.write("INSERT INTO t VALUES(3)");
+    pair.check();
+}

@@ -82,6 +82,8 @@ pub(super) struct Health {
     pub(super) not_a_member: Option<MonoTime>,
     /// A snapshot is being fetched since then.
     pub(super) fetching: Option<MonoTime>,
+    /// That snapshot may replace the log as well: no re-seed.
+    pub(super) fetching_log: bool,
     fetch_again: MonoTime,
     pub(super) samples: Samples,
 }
@@ -97,6 +99,7 @@ impl Health {
             seats_differ: None,
             not_a_member: None,
             fetching: None,
+            fetching_log: false,
             fetch_again: MonoTime(0),
             samples: Samples {
                 latest: (applied, content),
@@ -195,6 +198,7 @@ impl Node {
         };
         if self.health.quarantined && self.stores_data() && self.health.may_fetch(now.mono) {
             self.health.fetching = Some(now.mono);
+            self.health.fetching_log = false;
             let at_least = self.log.base();
             out.push(Output::FetchSnapshot {
                 from,
@@ -206,6 +210,7 @@ impl Node {
 
     pub(super) fn on_snapshot_failed(&mut self, now: Now) {
         self.health.fetching = None;
+        self.health.fetching_log = false;
         self.health.fetch_again = now.mono.after(self.config.heartbeat);
     }
 

@@ -124,7 +124,7 @@ fn create(path: &Path, seq: u64) -> Connection {
 fn move_to(writer: &Connection, seq: u64) {
     writer
         .execute(
-            "INSERT INTO _ha_position VALUES (zeroblob(16), ?1, 7, ?2, zeroblob(16))
+            "INSERT INTO _ha_position(stream, seq, term, hash, content) VALUES (zeroblob(16), ?1, 7, ?2, zeroblob(16))
              ON CONFLICT DO UPDATE SET seq = excluded.seq",
             params![i64::try_from(seq).expect("small"), [9_u8; 32]],
         )

@@ -5,6 +5,7 @@
 mod authorize;
 mod connections;
 mod forwarding;
+mod local;
 mod rig;
 mod sessions;
 mod state;

@@ -7,10 +7,15 @@ use crate::config::{Config, Secret};
 use crate::env::real::RealEnv;
 use crate::env::{Env, WorkerHandle};
 use crate::error::ApiError;
-use crate::http::{Body, Class, Later, PeerEndpoint, ReadAnswer, ReadError, ReadRequest, Sql, State, serve};
+use crate::http::{Body, Later, PeerEndpoint, Sql, State, serve};
 use crate::metrics::Stats;
+use crate::store::backup::{Contents, Copied, TempFile};
+use crate::store::classify::Class;
+use crate::store::read::{ReadAnswer, ReadError, ReadRequest};
 use crate::token::Presented;
-use base_ha_core::ids::{BootNonce, ClusterId, ConfigVersion, Incarnation, Lineage, NodeId, Seq, StreamId, Term, Url};
+use base_ha_core::ids::{
+    BootNonce, ClusterId, ConfigVersion, Hash, Incarnation, Lineage, NodeId, Seq, StreamId, Term, Url,
+};
 use base_ha_core::io::{AdminCommand, AdminOutcome, Part, PeerStatus, Pin, Refusal, Status};
 use base_ha_core::member::{Member, Membership, QuorumMode, Role};
 use base_ha_core::position::Position;
@@ -22,7 +27,7 @@ use hyper::header::HeaderMap;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -107,10 +112,13 @@ impl Sql for Data {
         })
     }
 
-    fn copy<'a>(&'a self, to: &'a Path) -> Later<'a, Result<Position, ApiError>> {
+    fn copy(&self, dir: PathBuf, _: Contents) -> Later<'_, Result<Copied, ApiError>> {
         Box::pin(async move {
-            std::fs::write(to, &self.rows.lock().unwrap()[..]).unwrap();
-            Ok(*self.applied.borrow())
+            let file = TempFile::create(&dir).unwrap();
+            let rows = self.rows.lock().unwrap().clone();
+            std::fs::write(file.path(), &rows).unwrap();
+            let hash = Hash(*blake3::hash(&rows).as_bytes());
+            Ok(Copied { file, position: *self.applied.borrow(), bytes: rows.len() as u64, hash })
         })
     }
 }
@@ -134,6 +142,15 @@ pub(super) fn position(seq: u64, term: u64) -> Position {
 
 /// A node on a free port. `set` changes its settings.
 pub(super) async fn node(id: &str, set: impl FnOnce(&mut Config)) -> Node {
+    node_with(id, set, |_| None).await
+}
+
+/// A node whose data is `real`, if that gives any for its directory.
+pub(super) async fn node_with(
+    id: &str,
+    set: impl FnOnce(&mut Config),
+    real: impl FnOnce(&Path) -> Option<Arc<dyn Sql>>,
+) -> Node {
     let env = RealEnv;
     let listener = env.bind("127.0.0.1:0").await.unwrap();
     let http = env.local_address(&listener).unwrap().to_string();
@@ -169,7 +186,7 @@ pub(super) async fn node(id: &str, set: impl FnOnce(&mut Config)) -> Node {
         applied: seen_applied,
         node,
         store,
-        sql: data.clone(),
+        sql: real(dir.path()).unwrap_or_else(|| data.clone()),
         peer: Arc::new(Peers),
         stats: Arc::new(Stats::default()),
     });
@@ -221,10 +238,12 @@ fn store(
         }
     });
     // A store never ends before its node does.
-    WorkerHandle::new(move |job| {
-        assert!(send.send(job).is_ok());
-        Ok(())
-    })
+    worker(send)
+}
+
+/// Sends jobs to a task.
+fn worker<J: Send + 'static>(send: mpsc::UnboundedSender<J>) -> WorkerHandle<J> {
+    WorkerHandle::new(move |job| send.send(job).map_err(|error| error.0))
 }
 
 fn node_loop(

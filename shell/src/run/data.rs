@@ -16,7 +16,7 @@ use base_ha_core::ids::ClusterId;
 use base_ha_core::position::Position;
 use std::future::Future;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -58,15 +58,16 @@ impl<E: Env> Sql for Data<E> {
         Box::pin(self.reads.run(request))
     }
 
-    fn copy<'a>(&'a self, to: &'a Path) -> Later<'a, Result<Position, ApiError>> {
-        let dir = to.parent().map_or_else(|| self.tmp.clone(), Path::to_owned);
-        let copying = self.make_copy(dir, Contents::Users);
+    fn copy(&self, dir: PathBuf, contents: Contents) -> Later<'_, Result<Copied, ApiError>> {
+        let copying = self.make_copy(dir, contents);
         Box::pin(async move {
-            let Copied { file, position, .. } = copying.await?;
-            let to = to.to_owned();
-            let kept = self.env.blocking(move || file.keep(&to)).await;
-            kept.map_err(|e| ApiError::new(500, "disk_error", format!("the copy could not be kept: {e}")))?;
-            Ok(position)
+            let copied = copying.await?;
+            if contents == Contents::Users {
+                return Ok(copied);
+            }
+            // Kept for a bad day, and looked at again on none before it.
+            let verify = move || backup::verify(copied.file.path(), &copied.hash).map(|_| copied);
+            self.env.blocking(verify).await
         })
     }
 }
@@ -123,7 +124,7 @@ impl Sql for NoData {
         Box::pin(std::future::ready(Err(ReadError::Sql(self.error()))))
     }
 
-    fn copy<'a>(&'a self, _: &'a Path) -> Later<'a, Result<Position, ApiError>> {
+    fn copy(&self, _: PathBuf, _: Contents) -> Later<'_, Result<Copied, ApiError>> {
         Box::pin(std::future::ready(Err(self.error())))
     }
 }

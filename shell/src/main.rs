@@ -1,3 +1,5 @@
 //! The node binary: see [`base_ha::cli`].
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    base_ha::cli::main()
+}

@@ -61,6 +61,7 @@ impl fmt::Display for Fault {
             Origin::Flag => f.write_str(" (flag)")?,
             Origin::Environment => f.write_str(" (environment)")?,
             Origin::File { path, line } => write!(f, " ({path} line {line})")?,
+            Origin::Default if self.value.is_none() => f.write_str(" (not set)")?,
             Origin::Default => f.write_str(" (default)")?,
         }
         write!(f, ": {}\n    mend: {}", self.problem, self.mend)

@@ -58,12 +58,11 @@ pub fn count(text: &str) -> Result<usize, String> {
 /// Writes a duration the shortest way that reads back as the same.
 pub fn show_duration(d: Duration) -> String {
     let ms = d.as_millis();
-    match ms {
-        _ if ms % 3_600_000 == 0 && ms > 0 => format!("{}h", ms / 3_600_000),
-        _ if ms % 60_000 == 0 && ms > 0 => format!("{}m", ms / 60_000),
-        _ if ms % 1_000 == 0 => format!("{}s", ms / 1_000),
-        _ if ms > 1_000 => format!("{}s", ms as f64 / 1_000.0),
-        _ => format!("{ms}ms"),
+    let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    match units.iter().find(|(unit, _)| ms > 0 && ms.is_multiple_of(*unit)) {
+        Some((unit, name)) => format!("{}{name}", ms / unit),
+        None if ms > 1_000 => format!("{}s", ms as f64 / 1_000.0),
+        None => format!("{ms}ms"),
     }
 }
 

@@ -1,14 +1,16 @@
 //! What HTTP asks of this node's data, behind a seam.
 //!
-//! Decides nothing. Tests put a scripted store behind it, and a witness has
-//! none.
+//! Decides nothing. [`LocalData`] is the real thing; tests put a scripted
+//! store in its place.
 
 use super::Later;
 use crate::api::Statement;
+use crate::env::Env;
 use crate::error::ApiError;
-use crate::store::backup::{Contents, Copied};
+use crate::store::backup::{self, Contents, Copied};
 use crate::store::classify::Class;
-use crate::store::read::{ReadAnswer, ReadError, ReadRequest};
+use crate::store::read::{ReadAnswer, ReadError, ReadRequest, Reads};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 /// This node's data, as readers see it.
@@ -31,4 +33,41 @@ pub trait Sql: Send + Sync + 'static {
     /// # Errors
     /// What the disk or SQLite says; then no file is left.
     fn copy(&self, dir: PathBuf, contents: Contents) -> Later<'_, Result<Copied, ApiError>>;
+}
+
+/// The `data.db` of this node.
+pub struct LocalData<E: Env> {
+    env: E,
+    reads: Reads<E>,
+    path: PathBuf,
+}
+
+impl<E: Env> LocalData<E> {
+    /// `path` is the file that `reads` was opened on.
+    pub fn new(env: E, reads: Reads<E>, path: PathBuf) -> Self {
+        Self { env, reads, path }
+    }
+}
+
+impl<E: Env> Sql for LocalData<E> {
+    fn classify(&self, statements: &[Statement]) -> Result<Class, ApiError> {
+        self.reads.classify(statements)
+    }
+
+    fn run(&self, request: ReadRequest) -> Later<'_, Result<ReadAnswer, ReadError>> {
+        Box::pin(self.reads.run(request))
+    }
+
+    fn copy(&self, dir: PathBuf, contents: Contents) -> Later<'_, Result<Copied, ApiError>> {
+        let path = self.path.clone();
+        // If nobody waits for it any more, the copy is finished, and its file
+        // removed with the result.
+        Box::pin(self.env.blocking(move || {
+            let copied = backup::copy(&path, &dir, contents, |_| ControlFlow::Continue(()))?;
+            if contents == Contents::Whole {
+                backup::verify(copied.file.path(), &copied.hash)?;
+            }
+            Ok(copied)
+        }))
+    }
 }

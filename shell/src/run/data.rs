@@ -6,7 +6,7 @@
 use crate::api::{Statement, StoreJob, View};
 use crate::env::{Env, WorkerHandle};
 use crate::error::ApiError;
-use crate::http::{Later, Sql};
+use crate::http::{Later, LocalData, Sql};
 use crate::snapshot::fetch::Readers;
 use crate::snapshot::serve::Source;
 use crate::store::backup::{self, Contents, Copied};
@@ -43,38 +43,18 @@ impl<E: Env> Data<E> {
         Self { env, file, tmp, reads, view }
     }
 
-    fn make_copy(&self, dir: PathBuf, contents: Contents) -> impl Future<Output = Result<Copied, ApiError>> + use<E> {
-        let (env, file) = (self.env.clone(), self.file.clone());
-        async move { env.blocking(move || backup::copy(&file, &dir, contents, |_| ControlFlow::Continue(()))).await }
-    }
-}
-
-impl<E: Env> Sql for Data<E> {
-    fn classify(&self, statements: &[Statement]) -> Result<Class, ApiError> {
-        self.reads.classify(statements)
-    }
-
-    fn run(&self, request: ReadRequest) -> Later<'_, Result<ReadAnswer, ReadError>> {
-        Box::pin(self.reads.run(request))
-    }
-
-    fn copy(&self, dir: PathBuf, contents: Contents) -> Later<'_, Result<Copied, ApiError>> {
-        let copying = self.make_copy(dir, contents);
-        Box::pin(async move {
-            let copied = copying.await?;
-            if contents == Contents::Users {
-                return Ok(copied);
-            }
-            // Kept for a bad day, and looked at again on none before it.
-            let verify = move || backup::verify(copied.file.path(), &copied.hash).map(|_| copied);
-            self.env.blocking(verify).await
-        })
+    /// What HTTP asks.
+    pub(super) fn local(&self) -> LocalData<E> {
+        LocalData::new(self.env.clone(), self.reads.clone(), self.file.clone())
     }
 }
 
 impl<E: Env> Source for Data<E> {
     fn copy(&self) -> Pin<Box<dyn Future<Output = Result<Copied, ApiError>> + Send>> {
-        Box::pin(self.make_copy(self.tmp.clone(), Contents::Whole))
+        let (env, file, dir) = (self.env.clone(), self.file.clone(), self.tmp.clone());
+        Box::pin(async move {
+            env.blocking(move || backup::copy(&file, &dir, Contents::Whole, |_| ControlFlow::Continue(()))).await
+        })
     }
 
     fn fit(&self) -> Result<ClusterId, String> {

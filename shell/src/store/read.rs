@@ -268,17 +268,16 @@ impl<E: Env> Reads<E> {
         match result {
             Ok(answer) => {
                 self.give(reader);
-                // Some steps, such as counting a table, can't be stopped: what
-                // held this thread up once does not do it twice.
-                if self.0.env.now().mono.since(started) > FAST_TIME {
-                    known.iter().for_each(|text| text.set_slow(true));
-                }
+                // Some steps, such as counting a table, can't be stopped: only
+                // the clock tells that they held this thread up.
+                let held_up = self.0.env.now().mono.since(started) > FAST_TIME;
+                known.iter().for_each(|text| if held_up { text.strike() } else { text.is_found_quick() });
                 self.0.stats.fast.fetch_add(1, Ordering::Relaxed);
                 Ok(Some(answer))
             }
-            Err(Stop::Budget) => {
+            Err(Stop::Budget { certain }) => {
                 self.give(reader);
-                known.iter().for_each(|text| text.set_slow(true));
+                known.iter().for_each(|text| if certain { text.is_found_slow() } else { text.strike() });
                 Ok(None)
             }
             Err(Stop::Busy) => {
@@ -310,7 +309,7 @@ impl<E: Env> Reads<E> {
             let result = reader.run(&request, &known, Mode::Slow);
             if result.is_ok() {
                 let quick = reader.was_quick() && env.now().mono.since(started) < FAST_TIME / 2;
-                known.iter().for_each(|text| text.set_slow(!quick));
+                known.iter().for_each(|text| if quick { text.is_found_quick() } else { text.is_found_slow() });
             }
             drop(permit);
             (reader, result)
@@ -335,7 +334,7 @@ impl<E: Env> Reads<E> {
                 self.0.stats.slow.fetch_add(1, Ordering::Relaxed);
                 Ok(answer)
             }
-            Err(Stop::Budget | Stop::Busy) => {
+            Err(Stop::Budget { .. } | Stop::Busy) => {
                 self.give(reader);
                 Err(ReadError::Sql(
                     ApiError::new(503, "busy", "The database was busy for too long; try again.").retry_after(1),

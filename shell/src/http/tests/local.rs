@@ -1,42 +1,17 @@
 //! HTTP over a real `data.db`.
 
 use super::rig::{Node, node_with, position};
-use crate::api::Statement;
 use crate::env::real::RealEnv;
-use crate::error::ApiError;
-use crate::http::{Later, Sql};
-use crate::store::backup::{self, Contents, Copied};
-use crate::store::classify::Class;
-use crate::store::read::{ReadAnswer, ReadError, ReadRequest, ReadStats, Reads};
+use crate::http::{LocalData, Sql};
+use crate::store::read::{ReadStats, Reads};
 use crate::store::schema_sql;
 use rusqlite::{Connection, params};
 use serde_json::json;
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-/// The store's readers and copies as they are.
-struct Local {
-    reads: Reads<RealEnv>,
-    path: PathBuf,
-}
-
-impl Sql for Local {
-    fn classify(&self, statements: &[Statement]) -> Result<Class, ApiError> {
-        self.reads.classify(statements)
-    }
-
-    fn run(&self, request: ReadRequest) -> Later<'_, Result<ReadAnswer, ReadError>> {
-        Box::pin(self.reads.run(request))
-    }
-
-    fn copy(&self, dir: PathBuf, contents: Contents) -> Later<'_, Result<Copied, ApiError>> {
-        Box::pin(async move { backup::copy(&self.path, &dir, contents, |_| ControlFlow::Continue(())) })
-    }
-}
-
 /// `data.db` at position 4 of term 2, with three rows.
-fn data(dir: &Path) -> Option<Arc<dyn Sql>> {
+pub(super) fn data(dir: &Path) -> Option<Arc<dyn Sql>> {
     let path = dir.join("data.db");
     let connection = Connection::open(&path).unwrap();
     let rows = "PRAGMA journal_mode = WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, x); INSERT INTO t(x) VALUES (1), (2.5), ('\u{e9}')";
@@ -45,7 +20,7 @@ fn data(dir: &Path) -> Option<Arc<dyn Sql>> {
     let insert = "INSERT INTO _ha_position(stream, seq, term, hash, content) VALUES (?, 4, 2, ?, ?)";
     connection.execute(insert, params![stream, hash, content]).unwrap();
     let reads = Reads::open(RealEnv, &path, 2, Arc::new(ReadStats::default())).unwrap();
-    Some(Arc::new(Local { reads, path }))
+    Some(Arc::new(LocalData::new(RealEnv, reads, path)))
 }
 
 async fn real() -> Node {

@@ -1,0 +1,65 @@
+//! Log lines on standard error, each with the node's name, as text or JSON.
+//!
+//! Decides their form only; what is logged is everybody's own business.
+
+use crate::config::{LogFormat, Logging};
+use base_ha_core::ids::NodeId;
+use std::fmt;
+use std::io::IsTerminal;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, format};
+use tracing_subscriber::registry::LookupSpan;
+
+/// Starts logging; to be called once a process.
+pub fn start(logging: &Logging, node: &NodeId) {
+    let filter = EnvFilter::try_new(&logging.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(logging.format == LogFormat::Text && std::io::stderr().is_terminal());
+    // A second start, as in tests, keeps the first subscriber.
+    let _already = match logging.format {
+        LogFormat::Text => {
+            let inner = format().compact();
+            builder.event_format(Named { inner, node: node.clone(), json: false }).try_init()
+        }
+        LogFormat::Json => {
+            let inner = format().json().flatten_event(true).with_current_span(false).with_span_list(false);
+            let fields = format::JsonFields::new();
+            builder.fmt_fields(fields).event_format(Named { inner, node: node.clone(), json: true }).try_init()
+        }
+    };
+}
+
+/// Puts the node's name into what another format writes: in front of a text,
+/// as the first field of an object. A span could not do it: tasks and threads
+/// do not inherit one.
+struct Named<F> {
+    inner: F,
+    node: NodeId,
+    json: bool,
+}
+
+impl<S, N, F> FormatEvent<S, N> for Named<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        if !self.json {
+            write!(writer, "{} ", self.node)?;
+            return self.inner.format_event(context, writer, event);
+        }
+        let mut line = String::new();
+        self.inner.format_event(context, Writer::new(&mut line), event)?;
+        // A node id is made of letters, digits, dot, dash and underscore: it
+        // needs no escaping.
+        match line.strip_prefix('{') {
+            Some(rest) => write!(writer, "{{\"node\":\"{}\",{rest}", self.node),
+            None => writer.write_str(&line),
+        }
+    }
+}

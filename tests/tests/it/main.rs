@@ -1,0 +1,9 @@
+//! End-to-end tests: the real binary, as real processes, on real files and
+//! sockets. One test binary, so that the node is built and found once.
+
+mod birth;
+mod command;
+mod failover;
+mod members;
+mod repair;
+mod security;

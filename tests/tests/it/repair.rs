@@ -19,7 +19,8 @@ fn audit(cluster: &Cluster, written: &[u64]) {
     load::audit(written, &rows, &counter);
 }
 
-/// An empty node joins by snapshot while writes go on, and is a voter then.
+/// An empty node joins by snapshot while writes go on, as a learner: only an
+/// order makes a stranger a voter.
 #[test]
 fn an_empty_node_joins_while_writes_go_on() {
     let mut cluster = Cluster::new(3);
@@ -38,11 +39,15 @@ fn an_empty_node_joins_while_writes_go_on() {
     let (written, _) = work.finish();
     audit(&cluster, &written);
     assert_eq!(cluster.converged("SELECT count(*), sum(length(x)) FROM bulk"), json!([[20, 400_000]]));
-    eventually("it is a voter", || {
-        let view = cluster[0].status()?;
-        let role = view.members.iter().find(|m| m.id.as_deref() == Some("node-4")).map(|m| m.role.clone());
-        holds(role.as_deref() == Some("voter"), format!("{role:?}"))
-    });
+    let role = |cluster: &Cluster| {
+        let members = cluster[0].status().map(|view| view.members).unwrap_or_default();
+        members.into_iter().find(|m| m.id.as_deref() == Some("node-4")).map(|m| m.role)
+    };
+    assert_eq!(role(&cluster).as_deref(), Some("learner"));
+    let promote = json!({"url": cluster[fourth].url(), "role": "voter"});
+    let answer = cluster[1].client().post("/_ha/members", &promote).expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    eventually("it is a voter", || holds(role(&cluster).as_deref() == Some("voter"), format!("{:?}", role(&cluster))));
 }
 
 /// A node that was away catches up by the log.

@@ -169,11 +169,10 @@ impl Node {
         let log = Log::recover(recovered.log_base, &recovered.tail, &recovered.terms);
         let mut prng = Prng::new(seed);
         let mut hard = recovered.hard;
-        // A log that ends below what the data holds, or below what it is known
-        // to have reached, has lost acknowledged entries.
+        // A log that ends below what the data holds has lost acknowledged
+        // entries; the high-water mark is the driver's to compare.
         let last = log.last().seq;
-        let amnesia =
-            recovered.amnesia || last < recovered.applied.seq || last < hard.high_water.seq;
+        let amnesia = recovered.amnesia || last < recovered.applied.seq;
         let fresh = hard.cluster == ClusterId::NONE && last == Seq(0) && hard.term == Term(0);
         let renew = amnesia || hard.incarnation == Incarnation::default();
         if renew {

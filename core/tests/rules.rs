@@ -44,7 +44,7 @@ fn a_transfer_that_nobody_takes_ends_the_term() {
     let term = w.status(0).pin.term;
     let call = w.admin(0, AdminCommand::Transfer { to: Some(id(1)) });
     w.run(100);
-    assert!(matches!(w.done(0, call), None), "not yet");
+    assert!(w.done(0, call).is_none(), "not yet");
     assert_eq!(w.writable(), None, "it took no lease again");
     w.until("a writer", |w| w.writable().is_some());
     assert_eq!(w.done(0, call), Some(AdminOutcome::TimedOut));
@@ -234,7 +234,7 @@ fn members_are_added_as_learners_promoted_and_removed() {
     assert!(w.saw(0, |e| matches!(
         e,
         Event::SteppedDown {
-            reason: StepDownReason::Removed,
+            reason: StepDownReason::HandedOver,
             ..
         }
     )));
@@ -586,4 +586,67 @@ fn nothing_bad_said_of_a_node_panics_it() {
     w.at(0, Input::SnapshotFailed);
     w.run(Duration::from_secs(20).as_millis() as u64);
     w.until("a writer", |w| w.writable().is_some());
+}
+
+/// Raft 5.4.2: an entry of an older term is never committed by counting.
+#[test]
+fn old_term_entries_are_not_committed_by_counting() {
+    let mut w = World::born(3);
+    w.crash(2);
+    let before = w.status(0).commit;
+    w.cut.insert((1, 0));
+    w.write(0, "old");
+    w.run(20);
+    assert_eq!(w.status(1).last.seq, Seq(before.0 + 1));
+    w.crash(0);
+    w.crash(1);
+    w.heal();
+    // Both hold the old entry; the new term's own entry reaches nobody.
+    w.drop = Some(|e| matches!(&e.message, Message::Append(a) if !a.entries.is_empty()));
+    w.start(0);
+    w.start(1);
+    w.until("a writer elect", |w| {
+        (0..2).any(|n| w.status(n).part == Part::Writer)
+    });
+    w.run(1_000);
+    assert!((0..2).any(|n| w.status(n).part == Part::Writer));
+    assert!(
+        (0..2).all(|n| w.status(n).commit == before),
+        "counted an old term"
+    );
+    assert_eq!(w.writable(), None);
+    w.drop = None;
+    w.until("the old row", |w| w.holds(0, "old") && w.holds(1, "old"));
+}
+
+/// A log that ends below its data has forgotten what it acknowledged.
+#[test]
+fn a_log_behind_its_data_is_amnesia() {
+    let mut w = World::born(3);
+    for n in 0..5 {
+        w.write(0, &format!("row {n}"));
+        w.run(20);
+    }
+    let before = w.status(2).incarnation;
+    w.crash(2);
+    let keep = w.hosts[2].disk.log.len() - 3;
+    w.hosts[2].disk.log.truncate(keep);
+    w.start(2);
+    assert_ne!(w.status(2).incarnation, before);
+    assert_eq!(w.status(2).part, Part::Learner);
+    w.until("admission", |w| w.status(2).part == Part::Follower);
+    w.write(0, "after");
+    w.until("the row", |w| w.holds(2, "after"));
+    assert_eq!(w.hosts[2].disk.data, w.hosts[0].disk.data);
+}
+
+#[test]
+fn an_ordered_step_down_is_not_taken_back_at_once() {
+    let mut w = World::born(3);
+    let call = w.admin(0, AdminCommand::StepDown);
+    assert_eq!(w.done(0, call), Some(AdminOutcome::Done));
+    w.until("a writer", |w| w.writable().is_some());
+    assert_ne!(w.writable(), Some(0));
+    let call = w.admin(0, AdminCommand::StepDown);
+    assert!(matches!(w.done(0, call), Some(AdminOutcome::NotWriter(_))));
 }

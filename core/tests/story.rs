@@ -156,7 +156,8 @@ fn term_survives_restart() {
         (0..3).for_each(|n| w.crash(n));
         (0..3).for_each(|n| w.start(n));
         assert!((0..3).all(|n| w.status(n).pin.term >= before));
-        w.until("a writer", |w| w.writable().is_some());
+        let took = w.until("a writer", |w| w.writable().is_some());
+        assert!(took < 2_000, "took {took} ms");
         let term = w.status(w.writable().unwrap()).pin.term;
         assert!(term > before);
         before = term;

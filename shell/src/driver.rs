@@ -18,6 +18,9 @@ pub mod event;
 pub mod publish;
 pub mod upkeep;
 
+#[cfg(test)]
+mod tests;
+
 use crate::api::{Installed, LogJob, NodeEvent, StoreJob, View};
 use crate::bus::Bus;
 use crate::config::Config;

@@ -102,17 +102,17 @@ impl Spread {
         self.buckets.iter().map(|bucket| bucket.load(Relaxed)).sum()
     }
 
-    /// (sum, count, buckets by their end), in units of `scale`.
-    fn read(&self, scale: f64) -> (f64, u64, Vec<(f64, u64)>) {
+    /// (sum, count, buckets by their end), `per` of which make a unit.
+    fn read(&self, per: f64) -> (f64, u64, Vec<(f64, u64)>) {
         let mut end = self.first;
         let mut buckets = Vec::with_capacity(Self::BUCKETS);
         for (at, bucket) in self.buckets.iter().enumerate() {
             let last = at == Self::BUCKETS - 1;
-            buckets.push((if last { f64::MAX } else { end as f64 * scale }, bucket.load(Relaxed)));
+            buckets.push((if last { f64::INFINITY } else { end as f64 / per }, bucket.load(Relaxed)));
             end = end.saturating_mul(4);
         }
         let count = buckets.iter().map(|(_, n)| n).sum();
-        (self.sum.load(Relaxed) as f64 * scale, count, buckets)
+        (self.sum.load(Relaxed) as f64 / per, count, buckets)
     }
 }
 
@@ -333,7 +333,7 @@ impl Scrape {
         )?;
         for (route, spread) in Route::ALL.iter().zip(&http.seconds) {
             if spread.count() > 0 {
-                let (sum, count, buckets) = spread.read(1e-6);
+                let (sum, count, buckets) = spread.read(1e6);
                 let labels = [("route", route.name())];
                 family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
             }
@@ -358,7 +358,7 @@ impl Scrape {
         out.level("store_queue", "Jobs waiting for the store", store.queue.get())?;
         out.bytes("data", "Size of the database and its write-ahead log", store.bytes.get())?;
         out.bytes("log", "Size of the log", log.bytes.get())?;
-        out.spread("log_fsync", "Time of one fsync of the log", Some(Unit::Seconds), 1e-6, &log.fsync_seconds)?;
+        out.spread("log_fsync", "Time of one fsync of the log", Some(Unit::Seconds), 1e6, &log.fsync_seconds)?;
         out.spread("log_fsync_entries", "Entries made durable by one fsync", None, 1.0, &log.fsync_entries)?;
         out.count("orphans", "Entries dropped from the log uncommitted", log.orphans.get())?;
         out.count("orphan_bytes", "Bytes of those", log.orphan_bytes.get())
@@ -420,8 +420,8 @@ impl Out<'_> {
         self.0.encode_descriptor(name, help, Some(&Unit::Bytes), MetricType::Gauge)?.encode_gauge(&value)
     }
 
-    fn spread(&mut self, name: &str, help: &str, unit: Option<Unit>, scale: f64, spread: &Spread) -> fmt::Result {
-        let (sum, count, buckets) = spread.read(scale);
+    fn spread(&mut self, name: &str, help: &str, unit: Option<Unit>, per: f64, spread: &Spread) -> fmt::Result {
+        let (sum, count, buckets) = spread.read(per);
         let mut metric = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Histogram)?;
         metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
     }
@@ -446,6 +446,7 @@ mod tests {
             r#"base_ha_http_request_duration_seconds_bucket{le="0.0001",route="query"} 1"#,
             r#"base_ha_http_request_duration_seconds_count{route="query"} 2"#,
             r#"base_ha_group_requests_bucket{le="4.0"} 1"#,
+            r#"base_ha_group_requests_bucket{le="+Inf"} 1"#,
             "base_ha_orphans_total 2",
             "base_ha_applied 4",
             "base_ha_is_writer 0",
@@ -466,6 +467,6 @@ mod tests {
         assert_eq!(buckets[0], (1.0, 2));
         assert_eq!(buckets[1], (4.0, 2));
         assert_eq!(buckets[2], (16.0, 1));
-        assert_eq!(buckets[Spread::BUCKETS - 1], (f64::MAX, 1));
+        assert_eq!(buckets[Spread::BUCKETS - 1], (f64::INFINITY, 1));
     }
 }

@@ -243,7 +243,7 @@ impl<E: Env> Running<E> {
             applied: given.as_ref().map_or(no_data, |g| g.applied.clone()),
             node: node.clone(),
             store: given.as_ref().map_or_else(|| WorkerHandle::new(Err), |g| g.worker.clone()),
-            sql: given.as_ref().map_or_else(|| Arc::new(NoData(nothing)) as Arc<dyn Sql>, |g| g.data.clone()),
+            sql: given.as_ref().map_or_else(|| Arc::new(NoData(nothing)) as Arc<dyn Sql>, |g| Arc::new(g.data.local())),
             peer: Arc::new(Peers { bus: bus.clone(), snapshots }),
             http: http::State::new(env.clone(), &config, own_key),
             stats: stats.clone(),

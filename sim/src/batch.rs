@@ -57,13 +57,8 @@ pub fn run(from: u64, runs: u64, threads: usize) -> Batch {
     let started = Instant::now();
     let next = AtomicU64::new(0);
     let parts: Vec<Batch> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.max(1))
-            .map(|_| scope.spawn(|| work(from, runs, &next)))
-            .collect();
-        workers
-            .into_iter()
-            .map(|w| w.join().expect("a worker catches its runs' panics"))
-            .collect()
+        let workers: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(|| work(from, runs, &next))).collect();
+        workers.into_iter().map(|w| w.join().expect("a worker catches its runs' panics")).collect()
     });
     let mut batch = Batch::default();
     for part in parts {
@@ -104,10 +99,7 @@ impl fmt::Display for Batch {
             writeln!(f, "{what:<28} {count}")?;
         }
         for (seed, detail) in &self.failures {
-            writeln!(
-                f,
-                "FAILED: seed {seed}: {detail}\nrepeat: cargo run --release -p base-ha-sim -- --seed {seed}"
-            )?;
+            writeln!(f, "FAILED: seed {seed}: {detail}\nrepeat: cargo run --release -p base-ha-sim -- --seed {seed}")?;
         }
         let missing = self.counts.missing();
         if !missing.is_empty() {

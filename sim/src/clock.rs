@@ -38,12 +38,7 @@ impl TrueTime {
 
 impl fmt::Debug for TrueTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:4}.{:06}s",
-            self.0 / 1_000_000_000,
-            self.0 / 1000 % 1_000_000
-        )
+        write!(f, "{:4}.{:06}s", self.0 / 1_000_000_000, self.0 / 1000 % 1_000_000)
     }
 }
 
@@ -64,21 +59,13 @@ pub struct Clock {
 impl Clock {
     /// A clock that shows `mono` nanoseconds at the start of the run.
     pub fn new(mono: u64, rate_ppm: i64, wall_offset_ms: i64) -> Self {
-        Self {
-            since: TrueTime(0),
-            mono,
-            rate_ppm,
-            wall_offset_ms,
-        }
+        Self { since: TrueTime(0), mono, rate_ppm, wall_offset_ms }
     }
 
     /// What both clocks show.
     pub fn now(&self, at: TrueTime) -> Now {
         let wall = WALL_START_MS + self.wall_offset_ms + (at.0 / 1_000_000) as i64;
-        Now {
-            mono: self.mono(at),
-            wall: WallTime(u64::try_from(wall).unwrap_or(0)),
-        }
+        Now { mono: self.mono(at), wall: WallTime(u64::try_from(wall).unwrap_or(0)) }
     }
 
     /// What the monotonic clock shows.
@@ -114,8 +101,7 @@ impl Clock {
 }
 
 fn scale(ns: u64, numerator: i64, denominator: i64) -> u64 {
-    let scaled = u128::from(ns) * u128::from(numerator.unsigned_abs())
-        / u128::from(denominator.unsigned_abs());
+    let scaled = u128::from(ns) * u128::from(numerator.unsigned_abs()) / u128::from(denominator.unsigned_abs());
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 

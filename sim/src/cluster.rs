@@ -33,37 +33,20 @@ use std::time::Duration;
 
 /// Something that happens at a moment.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "an input is moved once, by value"
-)]
+#[expect(clippy::large_enum_variant, reason = "an input is moved once, by value")]
 pub(crate) enum Event {
     /// A frame reaches a machine.
     Arrive(Frame),
     /// A machine's oldest disk operation is done.
     DiskDone { host: usize, boot: u64 },
     /// A process's deadline.
-    Wake {
-        host: usize,
-        boot: u64,
-        at: TrueTime,
-    },
+    Wake { host: usize, boot: u64, at: TrueTime },
     /// A process's driver finished something.
-    Give {
-        host: usize,
-        boot: u64,
-        input: Input,
-    },
+    Give { host: usize, boot: u64, input: Input },
     /// A process's store applies what is next.
     ApplyNext { host: usize, boot: u64 },
     /// A snapshot that was asked for arrives, or not.
-    Snapshot {
-        host: usize,
-        boot: u64,
-        from: Url,
-        at_least: Position,
-        reseed: bool,
-    },
+    Snapshot { host: usize, boot: u64, from: Url, at_least: Position, reseed: bool },
     /// A process looks whether its log may be trimmed.
     TrimCheck { host: usize },
     /// A client acts.
@@ -274,9 +257,7 @@ impl Cluster {
             Event::Arrive(frame) => self.arrive(frame),
             Event::DiskDone { host, boot } => self.disk_done(host, boot),
             Event::Wake { host, boot, at } => {
-                let due = self
-                    .process_of(host, boot)
-                    .is_some_and(|p| p.wake_at == Some(at));
+                let due = self.process_of(host, boot).is_some_and(|p| p.wake_at == Some(at));
                 if due {
                     if let Some(process) = &mut self.hosts[host].process {
                         process.wake_at = None;
@@ -287,13 +268,9 @@ impl Cluster {
             }
             Event::Give { host, boot, input } => self.give(host, boot, input),
             Event::ApplyNext { host, boot } => self.apply_next(host, boot),
-            Event::Snapshot {
-                host,
-                boot,
-                from,
-                at_least,
-                reseed,
-            } => self.snapshot_arrives(host, boot, &from, &at_least, reseed),
+            Event::Snapshot { host, boot, from, at_least, reseed } => {
+                self.snapshot_arrives(host, boot, &from, &at_least, reseed)
+            }
             Event::TrimCheck { host } => self.trim_check(host),
             Event::Client => self.client_acts(),
             Event::Fault(fault) => self.fault(fault),
@@ -310,10 +287,9 @@ impl Cluster {
                 self.give_now(host, Input::Health(StoreHealth::Well))
             }
             Event::StopDue { host, boot } => match self.process_of(host, boot) {
-                Some(process) if process.stopping && !process.paused => Err(self.failure(
-                    "L1 a graceful stop ends",
-                    format!("host {host} is still stopping"),
-                )),
+                Some(process) if process.stopping && !process.paused => {
+                    Err(self.failure("L1 a graceful stop ends", format!("host {host} is still stopping")))
+                }
                 _ => Ok(()),
             },
         }
@@ -354,15 +330,13 @@ impl Cluster {
             return Ok(());
         };
         self.steps += 1;
-        self.trace
-            .line(at, &machine.id, format_args!("<- {input:?}"));
+        self.trace.line(at, &machine.id, format_args!("<- {input:?}"));
         let mut out = std::mem::take(&mut self.out);
         process.node.step(now, input, &mut out);
         process.node.check();
         let boot = process.boot;
         for output in out.drain(..) {
-            self.trace
-                .line(at, &self.hosts[host].id, format_args!("-> {output:?}"));
+            self.trace.line(at, &self.hosts[host].id, format_args!("-> {output:?}"));
             self.output(host, output)?;
             if self.process_of(host, boot).is_none() {
                 // It died over this output; the others never left it.
@@ -387,17 +361,11 @@ impl Cluster {
         let incarnation = process.incarnation;
         let applied = machine.disk.data.applied.seq;
         if let Some(permit) = &write {
-            self.verdict(
-                "O2 terms never fall",
-                self.oracles.fence.holds(incarnation, permit.term),
-            )?;
+            self.verdict("O2 terms never fall", self.oracles.fence.holds(incarnation, permit.term))?;
         }
         if self.rates_in_bound {
             let hosts = &self.hosts;
-            let verdict = self
-                .oracles
-                .permit
-                .asked(host, write, |other| hosts[other].clock.mono(at));
+            let verdict = self.oracles.permit.asked(host, write, |other| hosts[other].clock.mono(at));
             self.verdict("O1b one permit at a time", verdict)?;
             if read.is_some() {
                 let acked = self.oracles.survival.furthest();
@@ -425,22 +393,12 @@ impl Cluster {
         // Timers are late by a little; a deadline in the past means "now".
         let due = machine.clock.when(deadline, at);
         let wake = due.plus_us(self.disk_prng.within(10..=500));
-        if process
-            .wake_at
-            .is_some_and(|known| known >= due && known <= wake.plus_us(500))
-        {
+        if process.wake_at.is_some_and(|known| known >= due && known <= wake.plus_us(500)) {
             return;
         }
         process.wake_at = Some(wake);
         let boot = process.boot;
-        self.at(
-            wake,
-            Event::Wake {
-                host,
-                boot,
-                at: wake,
-            },
-        );
+        self.at(wake, Event::Wake { host, boot, at: wake });
     }
 
     fn arrive(&mut self, frame: Frame) -> Result<(), Failure> {
@@ -453,31 +411,17 @@ impl Cluster {
             return Ok(());
         };
         let conns = &mut self.conns;
-        let conn = *self
-            .conn_of
-            .entry((frame.from, frame.boot))
-            .or_insert_with(|| {
-                conns.push((frame.from, frame.boot));
-                conns.len() as u64 - 1
-            });
+        let conn = *self.conn_of.entry((frame.from, frame.boot)).or_insert_with(|| {
+            conns.push((frame.from, frame.boot));
+            conns.len() as u64 - 1
+        });
         if let Message::Appended(appended) = &envelope.message
             && matches!(appended.result, AppendResult::Durable { .. })
-            && self.hosts[frame.to]
-                .process
-                .as_ref()
-                .is_some_and(|p| !p.paused)
+            && self.hosts[frame.to].process.as_ref().is_some_and(|p| !p.paused)
         {
-            self.oracles.promise.acked(
-                frame.to,
-                envelope.term,
-                envelope.incarnation,
-                appended.echo,
-            );
+            self.oracles.promise.acked(frame.to, envelope.term, envelope.incarnation, appended.echo);
         }
-        let input = Input::Received {
-            route: Route::Conn(conn),
-            envelope,
-        };
+        let input = Input::Received { route: Route::Conn(conn), envelope };
         self.give_now(frame.to, input)
     }
 
@@ -485,10 +429,7 @@ impl Cluster {
         if self.process_of(host, boot).is_none() {
             return Ok(());
         }
-        let op = self.hosts[host]
-            .disk
-            .complete()
-            .expect("each completion has its request");
+        let op = self.hosts[host].disk.complete().expect("each completion has its request");
         match op {
             DiskOp::Record { id, .. } => self.give(host, boot, Input::Persisted { id }),
             DiskOp::Install { data, log_reset } => self.installed(host, boot, &data, log_reset),
@@ -498,9 +439,7 @@ impl Cluster {
     /// Puts an operation on its way to a machine's disk.
     fn write_out(&mut self, host: usize, op: DiskOp) {
         let plan = &self.plan.disk;
-        let mut us = self
-            .disk_prng
-            .within(plan.sync_us_min..=plan.sync_us_max.max(plan.sync_us_min));
+        let mut us = self.disk_prng.within(plan.sync_us_min..=plan.sync_us_max.max(plan.sync_us_min));
         if self.disk_prng.chance(plan.stall_pm) && !self.healed {
             us += self.disk_prng.within(50_000..=1_000_000);
         }
@@ -538,8 +477,7 @@ impl Cluster {
         let recovered = machine.disk.recover();
         let now = machine.clock.now(self.now);
         let boot = machine.boots;
-        self.trace
-            .line(self.now, &machine.id, format_args!("starts: {recovered:?}"));
+        self.trace.line(self.now, &machine.id, format_args!("starts: {recovered:?}"));
         let mut out = Vec::new();
         let (incarnation, ordered) = (recovered.hard.incarnation, recovered.applied.seq);
         let node = Node::recover(
@@ -572,11 +510,7 @@ impl Cluster {
         });
         let full = machine.disk_full;
         for output in out {
-            self.trace.line(
-                self.now,
-                &self.hosts[host].id,
-                format_args!("-> {output:?}"),
-            );
+            self.trace.line(self.now, &self.hosts[host].id, format_args!("-> {output:?}"));
             self.output(host, output)?;
         }
         if self.process_of(host, boot).is_none() {
@@ -607,38 +541,23 @@ impl Cluster {
         }
         self.oracles.permit.ended(host);
         self.oracles.promise.ended(host);
-        self.trace.line(
-            self.now,
-            &self.hosts[host].id,
-            format_args!("ends, power {power}, kept {kept} of {pending}"),
-        );
+        self.trace.line(self.now, &self.hosts[host].id, format_args!("ends, power {power}, kept {kept} of {pending}"));
     }
 
     /// The machine that may write at this moment, as its process sees it.
     pub(crate) fn writer(&self) -> Option<usize> {
-        (0..self.hosts.len()).find(|host| {
-            self.hosts[*host]
-                .process
-                .as_ref()
-                .is_some_and(|p| p.pin.writable && !p.paused)
-        })
+        (0..self.hosts.len())
+            .find(|host| self.hosts[*host].process.as_ref().is_some_and(|p| p.pin.writable && !p.paused))
     }
 
     /// How a lease's end follows from a send time in this run.
     pub(crate) fn lease_rule(&self) -> LeaseRule {
-        LeaseRule {
-            lease_ns: self.plan.lease_ms() * 1_000_000,
-            rho_ppm: self.plan.rho_ppm,
-        }
+        LeaseRule { lease_ns: self.plan.lease_ms() * 1_000_000, rho_ppm: self.plan.rho_ppm }
     }
 
     /// A property's failure at this moment.
     pub(crate) fn failure(&self, property: &'static str, detail: String) -> Failure {
-        Failure {
-            property,
-            at: self.now,
-            detail,
-        }
+        Failure { property, at: self.now, detail }
     }
 
     /// Turns an oracle's verdict into a failure of `property`.

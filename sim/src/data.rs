@@ -32,22 +32,15 @@ impl Data {
     /// # Panics
     /// If it does not follow: order is the oracle's business, which looks first.
     pub fn apply(&mut self, entry: &Entry) {
-        assert!(
-            entry.follows(&self.applied),
-            "entry {} applied after {:?}",
-            entry.seq,
-            self.applied
-        );
+        assert!(entry.follows(&self.applied), "entry {} applied after {:?}", entry.seq, self.applied);
         match entry.kind {
             EntryKind::Noop => {}
             EntryKind::Config => {
-                let membership = decode_membership(entry.payload.clone())
-                    .expect("a membership that a node encoded");
+                let membership = decode_membership(entry.payload.clone()).expect("a membership that a node encoded");
                 self.membership = Some((entry.seq, Arc::new(membership)));
             }
             EntryKind::Data => {
-                let set = decode_changeset(entry.payload.clone())
-                    .expect("a change-set that the workload encoded");
+                let set = decode_changeset(entry.payload.clone()).expect("a change-set that the workload encoded");
                 for change in &set.changes {
                     if let Change::Insert { new, .. } = change {
                         self.fold(new);
@@ -63,11 +56,8 @@ impl Data {
         const PRIME: u128 = 0x0100_0000_0000_0000_0000_013b;
         for value in row {
             if let Value::Integer(number) = value {
-                self.content = ContentHash(
-                    (self.content.0 ^ u128::from(*number as u64))
-                        .wrapping_add(1)
-                        .wrapping_mul(PRIME),
-                );
+                self.content =
+                    ContentHash((self.content.0 ^ u128::from(*number as u64)).wrapping_add(1).wrapping_mul(PRIME));
             }
         }
     }
@@ -77,8 +67,6 @@ impl Data {
 pub fn request_of(entry: &Entry) -> Option<RequestId> {
     match entry.kind {
         EntryKind::Noop | EntryKind::Config => None,
-        EntryKind::Data => decode_changeset(entry.payload.clone())
-            .ok()
-            .map(|set| set.request),
+        EntryKind::Data => decode_changeset(entry.payload.clone()).ok().map(|set| set.request),
     }
 }

@@ -48,23 +48,13 @@ impl Log {
     }
 
     fn keep(&mut self, through: Seq) {
-        assert!(
-            through >= self.base.seq,
-            "truncation to {through} below the log's base {}",
-            self.base.seq
-        );
-        self.entries
-            .truncate((through.0 - self.base.seq.0) as usize);
+        assert!(through >= self.base.seq, "truncation to {through} below the log's base {}", self.base.seq);
+        self.entries.truncate((through.0 - self.base.seq.0) as usize);
     }
 
     fn append(&mut self, entries: &[Entry]) {
         for entry in entries {
-            assert!(
-                entry.follows(&self.last()),
-                "entry {} does not follow {:?}",
-                entry.seq,
-                self.last()
-            );
+            assert!(entry.follows(&self.last()), "entry {} does not follow {:?}", entry.seq, self.last());
             self.entries.push_back(entry.clone());
         }
     }
@@ -89,11 +79,12 @@ pub enum DiskOp {
         /// What it says.
         record: Record,
     },
-    /// A snapshot that replaces `data.db`, and the log if `log_reset`.
+    /// A snapshot that replaces `data.db`, and the log if that does not reach
+    /// it.
     Install {
         /// What it contains.
         data: Data,
-        /// The log now starts where it ends.
+        /// The log now starts where it ends; known once it is done.
         log_reset: bool,
     },
 }
@@ -118,48 +109,27 @@ impl Disk {
     /// Takes note of something to be made durable.
     pub fn request(&mut self, op: DiskOp) {
         match &op {
-            DiskOp::Record {
-                record: Record::Append { keep, entries },
-                ..
-            } => {
+            DiskOp::Record { record: Record::Append { keep, entries }, .. } => {
                 if let Some(keep) = keep {
                     self.seen.keep(*keep);
                 }
                 self.seen.append(entries);
             }
-            DiskOp::Record {
-                record: Record::HardState(_),
-                ..
-            } => {}
-            DiskOp::Install { data, log_reset } => {
-                if *log_reset {
-                    self.seen = Log {
-                        base: data.applied,
-                        entries: VecDeque::new(),
-                    };
-                }
-            }
+            DiskOp::Record { record: Record::HardState(_), .. } => {}
+            // The node knows nothing of it before it is done.
+            DiskOp::Install { .. } => {}
         }
         self.pending.push_back(op);
     }
 
     /// The oldest thing under way is durable.
     pub fn complete(&mut self) -> Option<DiskOp> {
-        let op = self.pending.pop_front()?;
-        match &op {
-            DiskOp::Record {
-                record: Record::HardState(hard),
-                ..
-            } => {
-                self.hard = HardState {
-                    high_water: self.log.last(),
-                    ..hard.clone()
-                };
+        let mut op = self.pending.pop_front()?;
+        match &mut op {
+            DiskOp::Record { record: Record::HardState(hard), .. } => {
+                self.hard = HardState { high_water: self.log.last(), ..hard.clone() };
             }
-            DiskOp::Record {
-                record: Record::Append { keep, entries },
-                ..
-            } => {
+            DiskOp::Record { record: Record::Append { keep, entries }, .. } => {
                 if let Some(keep) = keep {
                     self.log.keep(*keep);
                     // The mark goes down before the log does: otherwise a crash
@@ -171,11 +141,10 @@ impl Disk {
                 self.log.append(entries);
             }
             DiskOp::Install { data, log_reset } => {
+                *log_reset = self.log.position(data.applied.seq) != Some(data.applied);
                 if *log_reset {
-                    self.log = Log {
-                        base: data.applied,
-                        entries: VecDeque::new(),
-                    };
+                    self.log = Log { base: data.applied, entries: VecDeque::new() };
+                    self.seen = self.log.clone();
                     self.hard.high_water = data.applied;
                 }
                 self.data = data.clone();
@@ -250,16 +219,9 @@ impl Disk {
 
     /// What a new process reads.
     pub fn recover(&self) -> Recovered {
-        assert!(
-            self.pending.is_empty(),
-            "recovery while another process runs"
-        );
+        assert!(self.pending.is_empty(), "recovery while another process runs");
         let applied = self.data.applied;
-        let tail_from = applied
-            .seq
-            .0
-            .saturating_sub(Recovered::TAIL_MAX as u64)
-            .max(self.log.base.seq.0);
+        let tail_from = applied.seq.0.saturating_sub(Recovered::TAIL_MAX as u64).max(self.log.base.seq.0);
         let mut terms: Vec<(Seq, _)> = Vec::new();
         for entry in &self.log.entries {
             if terms.last().is_none_or(|(_, term)| *term != entry.term) {
@@ -267,16 +229,10 @@ impl Disk {
             }
         }
         let mut memberships = Vec::new();
-        memberships.extend(
-            self.data
-                .membership
-                .as_ref()
-                .map(|(seq, m)| (*seq, m.as_ref().clone())),
-        );
+        memberships.extend(self.data.membership.as_ref().map(|(seq, m)| (*seq, m.as_ref().clone())));
         for entry in &self.log.entries {
             if entry.kind == EntryKind::Config && entry.seq > applied.seq {
-                let membership = decode_membership(entry.payload.clone())
-                    .expect("a membership that a node encoded");
+                let membership = decode_membership(entry.payload.clone()).expect("a membership that a node encoded");
                 memberships.push((entry.seq, membership));
             }
         }
@@ -284,17 +240,12 @@ impl Disk {
         Recovered {
             hard: self.hard.clone(),
             log_base: self.log.base,
-            tail: (self.log.entries.iter())
-                .filter(|e| e.seq.0 > tail_from)
-                .map(Entry::position)
-                .collect(),
+            tail: (self.log.entries.iter()).filter(|e| e.seq.0 > tail_from).map(Entry::position).collect(),
             terms,
             applied,
             content: self.data.content,
             memberships,
-            hlc: (self.log.entries.iter().map(|e| e.hlc).max())
-                .unwrap_or_default()
-                .max(self.data.hlc),
+            hlc: (self.log.entries.iter().map(|e| e.hlc).max()).unwrap_or_default().max(self.data.hlc),
             amnesia: last < applied.seq || last < self.hard.high_water.seq,
         }
     }

@@ -39,24 +39,14 @@ const KEPT_MAX: usize = 64;
 impl Network {
     /// A whole network of so many machines.
     pub fn new(plan: NetPlan, hosts: usize, prng: Prng) -> Self {
-        Self {
-            plan,
-            hosts,
-            cuts: vec![0; hosts * hosts],
-            prng,
-            kept: Vec::new(),
-        }
+        Self { plan, hosts, cuts: vec![0; hosts * hosts], prng, kept: Vec::new() }
     }
 
     /// Cuts or mends the link from one machine to another, in that direction.
     /// A link is whole again when every cut of it was mended.
     pub fn cut(&mut self, from: usize, to: usize, cut: bool) {
         let link = &mut self.cuts[from * self.hosts + to];
-        *link = if cut {
-            *link + 1
-        } else {
-            link.saturating_sub(1)
-        };
+        *link = if cut { *link + 1 } else { link.saturating_sub(1) };
     }
 
     /// Whether a frame would pass in that direction.
@@ -142,10 +132,7 @@ impl Network {
             let bit = self.prng.index(bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
-        Frame {
-            bytes: Bytes::from(bytes),
-            ..frame
-        }
+        Frame { bytes: Bytes::from(bytes), ..frame }
     }
 }
 
@@ -154,12 +141,7 @@ mod tests {
     use super::*;
 
     fn frame() -> Frame {
-        Frame {
-            from: 0,
-            boot: 1,
-            to: 1,
-            bytes: Bytes::from_static(b"0123456789"),
-        }
+        Frame { from: 0, boot: 1, to: 1, bytes: Bytes::from_static(b"0123456789") }
     }
 
     fn network(plan: NetPlan) -> Network {

@@ -35,9 +35,7 @@ pub fn run(plan: &Plan, mode: TraceMode) -> Result<Report, Failure> {
     cluster.calm_clients();
     // The pin moves to the lowest id only after the longest tenure.
     let limit = cluster.in_ms(CONVERGE_MS + plan.lease_ms() * 30);
-    wait(&mut cluster, "L1 a healed cluster converges", limit, |c| {
-        unsettled(c)
-    })?;
+    wait(&mut cluster, "L1 a healed cluster converges", limit, |c| unsettled(c))?;
     let acks = cluster.oracles.survival.acks();
     let limit = cluster.in_ms(SERVE_MS);
     wait(&mut cluster, "L1 a healed cluster serves", limit, |c| {
@@ -46,9 +44,7 @@ pub fn run(plan: &Plan, mode: TraceMode) -> Result<Report, Failure> {
     })?;
     cluster.stop_clients();
     let limit = cluster.in_ms(SERVE_MS);
-    wait(&mut cluster, "L3 everybody catches up", limit, |c| {
-        unsettled(c).or_else(|| behind(c))
-    })?;
+    wait(&mut cluster, "L3 everybody catches up", limit, |c| unsettled(c).or_else(|| behind(c)))?;
     Ok(Report {
         counts: cluster.counts.clone(),
         simulated: cluster.now,
@@ -88,17 +84,9 @@ fn standings(cluster: &Cluster) -> String {
         let status = process.node.status(machine.clock.now(cluster.now));
         let members = status.membership.members.iter().map(|m| {
             let who = m.id().map_or(m.url.as_str(), |id| id.as_str());
-            let known = (m.identity.as_ref()).is_none_or(|(id, n)| {
-                cluster
-                    .hosts
-                    .iter()
-                    .any(|h| h.id == *id && h.disk.hard.incarnation == *n)
-            });
-            format!(
-                "{who}={:?}{}",
-                m.role,
-                if known { "" } else { " (old disk)" }
-            )
+            let known = (m.identity.as_ref())
+                .is_none_or(|(id, n)| cluster.hosts.iter().any(|h| h.id == *id && h.disk.hard.incarnation == *n));
+            format!("{who}={:?}{}", m.role, if known { "" } else { " (old disk)" })
         });
         let _ = write!(
             text,
@@ -156,10 +144,7 @@ fn unsettled(cluster: &Cluster) -> Option<String> {
             return Some(format!("{id} is in term {}", standing.pin.term));
         }
     }
-    let lowest = (status.membership.members.iter())
-        .filter(|m| m.role == Role::Voter)
-        .filter_map(|m| m.id())
-        .min();
+    let lowest = (status.membership.members.iter()).filter(|m| m.role == Role::Voter).filter_map(|m| m.id()).min();
     if lowest != Some(&machine.id) {
         return Some(format!("{} writes, {lowest:?} is to", machine.id));
     }
@@ -184,10 +169,7 @@ fn behind(cluster: &Cluster) -> Option<String> {
         let id = member.id()?;
         let other = cluster.hosts.iter().find(|h| h.id == *id)?;
         if other.disk.log.last() != writer.disk.log.last() {
-            return Some(format!(
-                "the log of {id} ends at {}",
-                other.disk.log.last().seq
-            ));
+            return Some(format!("the log of {id} ends at {}", other.disk.log.last().seq));
         }
         let data = &other.disk.data;
         if member.role != Role::Witness

@@ -307,22 +307,14 @@ impl Plan {
             disk: DiskPlan {
                 sync_us_min: 50,
                 sync_us_max: cluster.within(500..=20_000),
-                stall_pm: if swarm.chance(300) {
-                    cluster.within(1..=30) as u32
-                } else {
-                    0
-                },
+                stall_pm: if swarm.chance(300) { cluster.within(1..=30) as u32 } else { 0 },
             },
             workload: WorkloadPlan {
                 every_us: work.within(10_000..=200_000),
                 read_pm: work.within(50..=400) as u32,
                 group_max: work.within(1..=4),
                 execute_us_max: work.within(10..=5000),
-                trim_every_ms: if swarm.chance(400) {
-                    work.within(300..=3000)
-                } else {
-                    0
-                },
+                trim_every_ms: if swarm.chance(400) { work.within(300..=3000) } else { 0 },
             },
             chaos_ms,
             faults: Vec::new(),
@@ -343,11 +335,7 @@ impl Plan {
 
     fn draw_faults(&mut self, swarm: &mut Prng) {
         let mut prng = Prng::named(self.seed, "faults");
-        let kinds: Vec<FaultKind> = ALL_KINDS
-            .iter()
-            .copied()
-            .filter(|_| swarm.chance(450))
-            .collect();
+        let kinds: Vec<FaultKind> = ALL_KINDS.iter().copied().filter(|_| swarm.chance(450)).collect();
         if kinds.is_empty() {
             return;
         }
@@ -364,11 +352,7 @@ impl Plan {
     fn draw_fault(&self, kind: FaultKind, prng: &mut Prng) -> Fault {
         let hosts = self.hosts();
         let host = prng.index(hosts);
-        let target = if prng.chance(500) {
-            Target::Writer
-        } else {
-            Target::Host(host)
-        };
+        let target = if prng.chance(500) { Target::Writer } else { Target::Host(host) };
         let mask = prng.within(1..=(1 << hosts) - 1) as u32;
         let lease = self.lease_ms();
         // Mostly a few leases long, at times much longer or shorter.
@@ -380,59 +364,26 @@ impl Plan {
         match kind {
             FaultKind::Partition => Fault::Partition { mask, ms },
             FaultKind::Isolate => Fault::Isolate { target, ms },
-            FaultKind::OneWay => Fault::OneWay {
-                target,
-                deaf: prng.chance(500),
-                ms,
-            },
-            FaultKind::Bridge => Fault::Bridge {
-                mask,
-                bridge: host,
-                ms,
-            },
-            FaultKind::Flapping => Fault::Flapping {
-                mask,
-                period_ms: prng.within(50..=2000),
-                times: prng.within(2..=8),
-            },
-            FaultKind::Crash => Fault::Crash {
-                target,
-                power: prng.chance(400),
-                mid_persist: prng.chance(600),
-                down_ms: ms,
-            },
+            FaultKind::OneWay => Fault::OneWay { target, deaf: prng.chance(500), ms },
+            FaultKind::Bridge => Fault::Bridge { mask, bridge: host, ms },
+            FaultKind::Flapping => {
+                Fault::Flapping { mask, period_ms: prng.within(50..=2000), times: prng.within(2..=8) }
+            }
+            FaultKind::Crash => {
+                Fault::Crash { target, power: prng.chance(400), mid_persist: prng.chance(600), down_ms: ms }
+            }
             FaultKind::Blackout => Fault::Blackout { down_ms: ms },
             FaultKind::Pause => Fault::Pause { target, ms },
-            FaultKind::RateWithin => Fault::ClockRate {
-                host,
-                ppm: signed(prng, u64::from(self.rho_ppm)),
-            },
-            FaultKind::RateOutside => Fault::ClockRate {
-                host,
-                ppm: signed(prng, 500_000),
-            },
-            FaultKind::WallJump => Fault::WallJump {
-                host,
-                ms: signed(prng, 10_000_000),
-            },
-            FaultKind::Wipe => Fault::Wipe {
-                target,
-                down_ms: ms,
-            },
+            FaultKind::RateWithin => Fault::ClockRate { host, ppm: signed(prng, u64::from(self.rho_ppm)) },
+            FaultKind::RateOutside => Fault::ClockRate { host, ppm: signed(prng, 500_000) },
+            FaultKind::WallJump => Fault::WallJump { host, ms: signed(prng, 10_000_000) },
+            FaultKind::Wipe => Fault::Wipe { target, down_ms: ms },
             FaultKind::Trim => Fault::Trim { host },
             FaultKind::DiskFull => Fault::DiskFull { target, ms },
-            FaultKind::Shutdown => Fault::Shutdown {
-                target,
-                down_ms: ms,
-            },
-            FaultKind::Transfer => Fault::Transfer {
-                to: prng.chance(700).then_some(host),
-            },
+            FaultKind::Shutdown => Fault::Shutdown { target, down_ms: ms },
+            FaultKind::Transfer => Fault::Transfer { to: prng.chance(700).then_some(host) },
             FaultKind::StepDown => Fault::StepDown,
-            FaultKind::AddMember => Fault::AddMember {
-                host: hosts - 1,
-                learner: prng.chance(300),
-            },
+            FaultKind::AddMember => Fault::AddMember { host: hosts - 1, learner: prng.chance(300) },
             FaultKind::RemoveMember => Fault::RemoveMember { host },
         }
     }
@@ -504,12 +455,7 @@ mod tests {
     #[test]
     fn each_kind_of_fault_is_off_in_some_seeds_and_on_in_others() {
         let plans: Vec<Plan> = (0..200).map(Plan::from_seed).collect();
-        let with = |test: fn(&Fault) -> bool| {
-            plans
-                .iter()
-                .filter(|p| p.faults.iter().any(|f| test(&f.fault)))
-                .count()
-        };
+        let with = |test: fn(&Fault) -> bool| plans.iter().filter(|p| p.faults.iter().any(|f| test(&f.fault))).count();
         for count in [
             with(|f| matches!(f, Fault::Wipe { .. })),
             with(|f| matches!(f, Fault::Bridge { .. })),

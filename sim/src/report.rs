@@ -41,11 +41,7 @@ impl Counts {
     /// Those of [`REQUIRED`] that never happened: a batch of a few hundred
     /// seeds in which one is missing has not tested what it claims.
     pub fn missing(&self) -> Vec<&'static str> {
-        REQUIRED
-            .iter()
-            .copied()
-            .filter(|what| self.get(what) == 0)
-            .collect()
+        REQUIRED.iter().copied().filter(|what| self.get(what) == 0).collect()
     }
 }
 

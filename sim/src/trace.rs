@@ -30,12 +30,7 @@ pub struct Trace {
 impl Trace {
     /// An empty record.
     pub fn new(mode: TraceMode) -> Self {
-        Self {
-            mode,
-            hash: 0xcbf2_9ce4_8422_2325,
-            lines: 0,
-            buffer: String::new(),
-        }
+        Self { mode, hash: 0xcbf2_9ce4_8422_2325, lines: 0, buffer: String::new() }
     }
 
     /// Records one line: when, who, what.

@@ -64,11 +64,7 @@ impl Workload {
                 let row = [ValueRef::Integer(serial), ValueRef::Integer(noise)];
                 self.capture.push_insert(table, serial, row);
                 self.capture
-                    .finish(
-                        RequestId(u128::from(self.next_request)),
-                        Hlc::default(),
-                        "main",
-                    )
+                    .finish(RequestId(u128::from(self.next_request)), Hlc::default(), "main")
                     .expect("a small change-set")
             })
             .collect();
@@ -124,10 +120,7 @@ impl Cluster {
         let (id, payloads) = self.workload.group();
         process.group = Some(OpenGroup { id, logged: None });
         let boot = process.boot;
-        let us = self
-            .workload
-            .prng
-            .within(1..=self.workload.plan.execute_us_max);
+        let us = self.workload.prng.within(1..=self.workload.plan.execute_us_max);
         let input = Input::Propose { id, payloads };
         self.at(self.now.plus_us(us), Event::Give { host, boot, input });
         Ok(())

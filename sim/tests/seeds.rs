@@ -13,11 +13,7 @@ fn a_batch_of_seeds_holds_and_sees_every_fault() {
     let batch = batch::run(0, SEEDS, 2);
     println!("{batch}");
     assert!(batch.failures.is_empty(), "see above for how to repeat");
-    assert_eq!(
-        batch.counts.missing(),
-        [""; 0],
-        "faults that never happened"
-    );
+    assert_eq!(batch.counts.missing(), [""; 0], "faults that never happened");
 }
 
 #[test]

@@ -77,7 +77,7 @@ impl Node {
                 }
                 break;
             };
-            self.ship(now, id, progress, prev, entries, renews, out);
+            self.ship(now, id, progress, (prev, entries), renews, out);
             sent = true;
         }
         // While probing only what it surely has is worth telling it about.
@@ -94,8 +94,7 @@ impl Node {
                 now,
                 id,
                 progress,
-                known.unwrap_or(last),
-                Vec::new(),
+                (known.unwrap_or(last), Vec::new()),
                 renews,
                 out,
             );
@@ -108,8 +107,7 @@ impl Node {
         now: Now,
         id: &NodeId,
         progress: &mut Progress,
-        prev: Position,
-        entries: Vec<Entry>,
+        (prev, entries): (Position, Vec<Entry>),
         renews: bool,
         out: &mut Outbox,
     ) {
@@ -176,7 +174,7 @@ impl Node {
                     };
                     out.push(Output::Event(Event::SnapshotNeeded { id: id.clone() }));
                 } else {
-                    self.ship(now, &id, &mut progress, prev, entries, renews, out);
+                    self.ship(now, &id, &mut progress, (prev, entries), renews, out);
                 }
             }
         }
@@ -272,20 +270,20 @@ impl Node {
         } else {
             common.next()
         };
-        if let Stance::Writer(writer) = &mut self.stance {
-            if let Some(progress) = writer.progress.get_mut(id) {
-                let next = next.max(progress.matched.next());
-                if matches!(progress.feed, Feed::Snapshot { .. })
-                    && Seq(next.0 - 1) < self.log.base().seq
-                {
-                    return;
-                }
-                if progress.load.is_some() && progress.next == next {
-                    return;
-                }
-                progress.load = None;
-                progress.probe(next);
+        if let Stance::Writer(writer) = &mut self.stance
+            && let Some(progress) = writer.progress.get_mut(id)
+        {
+            let next = next.max(progress.matched.next());
+            if matches!(progress.feed, Feed::Snapshot { .. })
+                && Seq(next.0 - 1) < self.log.base().seq
+            {
+                return;
             }
+            if progress.load.is_some() && progress.next == next {
+                return;
+            }
+            progress.load = None;
+            progress.probe(next);
         }
     }
 

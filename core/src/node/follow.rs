@@ -197,13 +197,13 @@ impl Node {
     /// Adds an entry to the view; its record is already ordered.
     pub(super) fn append_to_view(&mut self, entry: Entry, out: &mut Outbox) {
         self.hlc.raise(entry.hlc);
-        if entry.kind == EntryKind::Config {
-            if let Ok(membership) = decode_membership(entry.payload.clone()) {
-                out.push(Output::Event(Event::MembershipChanged {
-                    version: membership.version,
-                }));
-                self.memberships.push((entry.seq, membership));
-            }
+        if entry.kind == EntryKind::Config
+            && let Ok(membership) = decode_membership(entry.payload.clone())
+        {
+            out.push(Output::Event(Event::MembershipChanged {
+                version: membership.version,
+            }));
+            self.memberships.push((entry.seq, membership));
         }
         if entry.seq == self.applied.seq && entry.position() != self.applied {
             // After amnesia: the data holds something that the cluster never

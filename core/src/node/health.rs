@@ -28,7 +28,7 @@ impl Samples {
 
     pub(super) fn note(&mut self, seq: Seq, content: ContentHash) {
         self.latest = (seq, content);
-        if seq.0 % Self::EVERY == 0 {
+        if seq.0.is_multiple_of(Self::EVERY) {
             if self.ring.len() == Self::KEPT {
                 self.ring.pop_front();
             }

@@ -196,10 +196,10 @@ impl Node {
     /// Takes note that a member's very process acted on a message of ours that
     /// was sent at `at`.
     pub(super) fn hear(&mut self, who: &Sender, at: MonoTime) {
-        if let Some(peer) = self.peers.get_mut(&who.id) {
-            if peer.incarnation == who.incarnation {
-                peer.hear(at);
-            }
+        if let Some(peer) = self.peers.get_mut(&who.id)
+            && peer.incarnation == who.incarnation
+        {
+            peer.hear(at);
         }
     }
 

@@ -138,12 +138,30 @@ impl Node {
         }
     }
 
+    /// The membership without this node is committed.
+    pub(super) fn removed(&self) -> bool {
+        !self.is_voter() && self.membership_settled()
+    }
+
+    /// Whether nobody could take the pin from this writer now.
+    pub(super) fn no_heir(&self, now: Now) -> bool {
+        match &self.stance {
+            Stance::Writer(writer) => {
+                writer.handover.is_none() && self.best_heir(writer, now).is_none()
+            }
+            Stance::Follower | Stance::PreCandidate(_) | Stance::Candidate(_) => true,
+        }
+    }
+
     /// Whether something about this writer calls for another one, and why.
     fn wants_heir(&self) -> Option<Why> {
         if self.stop_by.is_some() {
             return Some(Why::Stopping);
         }
         if self.health.full || self.health.quarantined || self.health.halted.is_some() {
+            return Some(Why::Unfit);
+        }
+        if self.removed() {
             return Some(Why::Unfit);
         }
         (!self.stores_data()).then_some(Why::Preference)
@@ -157,11 +175,10 @@ impl Node {
             if let Some(why) = self
                 .wants_heir()
                 .filter(|_| self.may_start_handover(writer, now))
+                && let Some(heir) = self.best_heir(writer, now)
             {
-                if let Some(heir) = self.best_heir(writer, now) {
-                    self.start_handover(now, heir, why, out);
-                    self.tick_handover(now, out);
-                }
+                self.start_handover(now, heir, why, out);
+                self.tick_handover(now, out);
             }
             return;
         };
@@ -292,7 +309,8 @@ impl Node {
 
     pub(super) fn order_step_down(&mut self, now: Now, id: CallId, out: &mut Outbox) {
         if matches!(self.stance, Stance::Writer(_)) {
-            self.abstain_until = now.mono.after(self.config.lease);
+            // A little longer than the promises that others gave it.
+            self.abstain_until = now.mono.after(self.config.lease + self.config.heartbeat);
             self.step_down(now, StepDownReason::Ordered, out);
             out.push(Output::AdminDone {
                 id,

@@ -311,10 +311,10 @@ impl Node {
         if self.health.full {
             return Err(Refusal::Unfit);
         }
-        if let Stance::Writer(writer) = &self.stance {
-            if writer.handover.is_some() {
-                return Err(Refusal::HandingOver);
-            }
+        if let Stance::Writer(writer) = &self.stance
+            && writer.handover.is_some()
+        {
+            return Err(Refusal::HandingOver);
         }
         Ok(permit)
     }
@@ -378,11 +378,11 @@ impl Node {
             (Stance::Writer(writer), None) => {
                 writer.reads.push(Read { id, since });
                 self.answer_reads(now, out);
-                if let Stance::Writer(writer) = &mut self.stance {
-                    if !writer.reads.is_empty() {
-                        // Ask now: the answer must be to something sent later.
-                        writer.progress.values_mut().for_each(|p| p.due = true);
-                    }
+                if let Stance::Writer(writer) = &mut self.stance
+                    && !writer.reads.is_empty()
+                {
+                    // Ask now: the answer must be to something sent later.
+                    writer.progress.values_mut().for_each(|p| p.due = true);
                 }
             }
             (_, Some(refusal)) => out.push(Output::ReadRefused { id, refusal }),
@@ -488,7 +488,7 @@ impl Node {
             self.step_down(now, StepDownReason::QuorumLost, out);
             return;
         }
-        if !self.is_voter() && self.membership_settled() {
+        if self.removed() && self.no_heir(now) {
             self.step_down(now, StepDownReason::Removed, out);
             return;
         }

@@ -1,7 +1,12 @@
 //! A small world for scripted stories: nodes, an in-memory network and disks,
 //! one virtual clock. Every step is checked against the promises that must
 //! hold always: one writer a term, one permit at a time, one history.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test file uses its part"
+)]
 
 use base_ha_core::wire::decode_membership;
 use base_ha_core::config::Config;
@@ -258,10 +263,10 @@ impl World {
             for key in keys {
                 if arrive > 0 && matches!(self.queue[&key].2, What::Persisted(..)) {
                     arrive -= 1;
-                    if let Some((_, _, What::Persisted(_, record))) = self.queue.remove(&key) {
-                        if !self.hosts[n].disk_stalled {
-                            self.hosts[n].disk.take(record);
-                        }
+                    if let Some((_, _, What::Persisted(_, record))) = self.queue.remove(&key)
+                        && !self.hosts[n].disk_stalled
+                    {
+                        self.hosts[n].disk.take(record);
                     }
                 }
             }
@@ -486,7 +491,7 @@ impl World {
         };
         node.step(now, input, &mut out);
         self.steps += 1;
-        if self.chaos.is_none() || self.steps % 64 == 0 {
+        if self.chaos.is_none() || self.steps.is_multiple_of(64) {
             node.check_deep();
         }
         self.carry_out(n, out);

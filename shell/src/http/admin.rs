@@ -41,7 +41,7 @@ struct Order {
 
 pub(crate) async fn answer<E: Env>(conn: &Conn<E>, route: Route, request: Request<Incoming>) -> Answer {
     let (head, body) = request.into_parts();
-    let body = body::collect(&head.headers, body, ORDER_BYTES_MAX).await?;
+    let body = body::collect(&conn.meter, &head.headers, body, ORDER_BYTES_MAX).await?;
     let hop = forward::check(conn, &head, &body)?;
     let command = command(route, head.uri.path(), &body)?;
     let id = hop.map_or_else(|| write::mint(conn), |hop| hop.id);
@@ -89,9 +89,10 @@ async fn carry_out<E: Env>(conn: &Conn<E>, command: &AdminCommand) -> Result<Opt
             conflict("not_eligible", "that member cannot take the pin: it is behind, silent, a witness or a learner")
         }
         AdminOutcome::LastVoter => conflict("last_voter", "no voter that stores data would be left"),
-        AdminOutcome::NoQuorum => {
-            conflict("no_quorum", "too few voters of the resulting membership answer: mend or remove the silent ones first")
-        }
+        AdminOutcome::NoQuorum => conflict(
+            "no_quorum",
+            "too few voters of the resulting membership answer: mend or remove the silent ones first",
+        ),
         AdminOutcome::TimedOut => Err(unknown("it was not done in time")),
     }
 }

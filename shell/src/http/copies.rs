@@ -8,7 +8,7 @@ use super::respond::{self, Answer, Body, date_time};
 use super::server::Conn;
 use crate::env::Env;
 use crate::error::ApiError;
-use base_ha_core::position::Position;
+use crate::store::backup::{Contents, Copied};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
@@ -47,13 +47,13 @@ pub(crate) async fn root<E: Env>(conn: &Conn<E>, request: &Request<Incoming>) ->
 /// `GET /download`.
 pub(crate) async fn download<E: Env>(conn: &Conn<E>, _: &Request<Incoming>) -> Answer {
     let app = &conn.app;
-    let copy = make(conn, app.config.dir.join("tmp")).await?;
-    let path = copy.path.clone();
+    let (copy, permit) = make(conn, app.config.dir.join("tmp"), Contents::Users).await?;
+    let path = copy.file.path().to_owned();
     let file = app.env.blocking(move || File::open(path)).await.map_err(|error| disk(&error))?;
     let position = copy.position;
     let (send, pieces) = mpsc::channel(2);
     let env = app.env.clone();
-    tokio::spawn(async move { send_file(env, file, send, copy).await });
+    tokio::spawn(async move { send_file(env, file, send, (copy, permit)).await });
     let mut response = Response::new(Body::Pieces(pieces));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
@@ -65,7 +65,12 @@ pub(crate) async fn download<E: Env>(conn: &Conn<E>, _: &Request<Incoming>) -> A
 
 /// Reads a copy and sends it piece by piece; the file goes when it is sent, or
 /// when nobody takes it any more.
-async fn send_file<E: Env>(env: E, file: File, send: mpsc::Sender<io::Result<Bytes>>, copy: Copy) {
+async fn send_file<E: Env>(
+    env: E,
+    file: File,
+    send: mpsc::Sender<io::Result<Bytes>>,
+    copy: (Copied, OwnedSemaphorePermit),
+) {
     let mut file = Some(file);
     while let Some(mut open) = file.take() {
         let read = move || {
@@ -92,74 +97,42 @@ async fn send_file<E: Env>(env: E, file: File, send: mpsc::Sender<io::Result<Byt
     drop(copy);
 }
 
-/// `POST /_ha/snapshot`: a copy that stays, under `snapshots/`.
+/// `POST /_ha/snapshot`: a verified copy that stays, under `snapshots/`. It
+/// holds the node's own tables as well.
 pub(crate) async fn snapshot<E: Env>(conn: &Conn<E>) -> Answer {
     let app = &conn.app;
     let dir = app.config.dir.join("snapshots");
-    let mut copy = make(conn, dir.clone()).await?;
+    let (copy, _permit) = make(conn, dir.clone(), Contents::Whole).await?;
+    let (position, bytes, hash) = (copy.position, copy.bytes, copy.hash);
     let stamp = date_time(app.env.now().wall).replace(' ', "T").replace(':', "");
-    let name = format!("{stamp}_ha_snapshot_{}.db", copy.position.seq);
-    let (from, to) = (copy.path.clone(), dir.join(&name));
-    let bytes = app
-        .env
-        .blocking(move || {
-            // Durable before it is named: a name must never stand for less
-            // than the whole copy.
-            File::open(&from)?.sync_all()?;
-            let bytes = from.metadata()?.len();
-            std::fs::rename(&from, &to)?;
-            File::open(&dir)?.sync_all()?;
-            Ok(bytes)
-        })
-        .await
-        .map_err(|error: io::Error| disk(&error))?;
-    copy.kept = true;
-    let position = copy.position;
+    let name = format!("{stamp}_ha_snapshot_{}.db", position.seq);
+    let to = dir.join(&name);
+    app.env.blocking(move || copy.file.keep(&to)).await.map_err(|error| disk(&error))?;
     let file = Path::new("snapshots").join(name);
     let mut response = respond::json_now(&json!({
         "sequence": position.seq.0,
         "term": position.term.0,
         "file": file.to_string_lossy(),
         "bytes": bytes,
+        "blake3": hash.to_string(),
     }));
     response.headers_mut().insert(SEQUENCE, HeaderValue::from(position.seq.0));
     Ok(response)
 }
 
-/// A copy on disk; deleted when dropped, unless kept.
-struct Copy {
-    path: PathBuf,
-    position: Position,
-    kept: bool,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Drop for Copy {
-    fn drop(&mut self) {
-        if !self.kept {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Makes a copy in `dir`, in a task of its own: if the client goes away
-/// meanwhile, the copy is still finished and then deleted, where a handler that
-/// is dropped half-way would leave a file that is written on.
-async fn make<E: Env>(conn: &Conn<E>, dir: PathBuf) -> Result<Copy, ApiError> {
-    let app = conn.app.clone();
+/// Makes a copy in `dir`. The permit is held for as long as the copy is there.
+async fn make<E: Env>(
+    conn: &Conn<E>,
+    dir: PathBuf,
+    contents: Contents,
+) -> Result<(Copied, OwnedSemaphorePermit), ApiError> {
+    let app = &conn.app;
     let Ok(permit) = app.http.copies.clone().try_acquire_owned() else {
         return Err(ApiError::new(503, "overloaded", "two copies of the data are being made already").retry_after(5));
     };
-    let made = tokio::spawn(async move {
-        let mut name = [0; 8];
-        app.env.entropy(&mut name);
-        let path = dir.join(format!("copy-{:016x}.tmp", u64::from_le_bytes(name)));
-        app.env.blocking(move || std::fs::create_dir_all(dir)).await.map_err(|error| disk(&error))?;
-        let mut copy = Copy { path, position: Position::START, kept: false, _permit: permit };
-        copy.position = app.sql.copy(&copy.path).await?;
-        Ok(copy)
-    });
-    made.await.unwrap_or_else(|_| Err(ApiError::new(500, "internal", "making the copy ended without a word")))
+    let parent = dir.clone();
+    app.env.blocking(move || std::fs::create_dir_all(parent)).await.map_err(|error| disk(&error))?;
+    Ok((app.sql.copy(dir, contents).await?, permit))
 }
 
 fn disk(error: &io::Error) -> ApiError {

@@ -105,7 +105,7 @@ pub(crate) async fn heartbeat<E: Env>(conn: &Conn<E>, request: Request<Incoming>
         target: String,
     }
     let (head, body) = request.into_parts();
-    let body = body::collect(&head.headers, body, HEARTBEAT_BYTES_MAX).await?;
+    let body = body::collect(&conn.meter, &head.headers, body, HEARTBEAT_BYTES_MAX).await?;
     let bad = |text: String| ApiError::new(400, "bad_json", text);
     let said: Heartbeat = serde_json::from_slice(&body).map_err(|error| bad(error.to_string()))?;
     NodeId::new(&said.node_id).map_err(|error| bad(error.to_string()))?;

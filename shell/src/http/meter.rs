@@ -7,15 +7,24 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// How long a connection may wait for its next request.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+/// Time for a whole body to come in (RELIABILITY 6.4).
+const BODY_MAX: Duration = Duration::from_secs(30);
 /// How long a client may take nothing of an answer that it asked for.
 const STUCK_MAX: Duration = Duration::from_secs(30);
+
+/// A request's head is awaited.
+const HEAD: u8 = 0;
+/// A request's body is awaited.
+const BODY: u8 = 1;
+/// A request is being answered.
+const BUSY: u8 = 2;
 
 /// What a connection has done so far.
 #[derive(Debug)]
@@ -25,8 +34,8 @@ pub(crate) struct Meter {
     /// `bytes_in` when the last request's answer was ready; [`u64::MAX`] before
     /// the first, whose head is due from the start.
     settled: AtomicU64,
-    /// A request is being answered.
-    busy: AtomicBool,
+    /// What the connection is at: one of the constants below.
+    phase: AtomicU8,
     /// The last write found the socket full.
     full: AtomicBool,
 }
@@ -37,22 +46,27 @@ impl Default for Meter {
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             settled: AtomicU64::new(u64::MAX),
-            busy: AtomicBool::new(false),
+            phase: AtomicU8::new(HEAD),
             full: AtomicBool::new(false),
         }
     }
 }
 
 impl Meter {
-    /// A request's head has come in.
+    /// All of a request that is awaited has come in.
     pub(crate) fn begin(&self) {
-        self.busy.store(true, Relaxed);
+        self.phase.store(BUSY, Relaxed);
+    }
+
+    /// Its body is awaited, until [`Meter::begin`] is called again.
+    pub(crate) fn body(&self) {
+        self.phase.store(BODY, Relaxed);
     }
 
     /// Its answer is ready to be written.
     pub(crate) fn end(&self) {
         self.settled.store(self.bytes_in.load(Relaxed), Relaxed);
-        self.busy.store(false, Relaxed);
+        self.phase.store(HEAD, Relaxed);
     }
 }
 
@@ -65,6 +79,7 @@ pub(crate) struct Watch {
     was: (u64, u64),
     idle: Duration,
     header: Duration,
+    body: Duration,
     stuck: Duration,
 }
 
@@ -73,7 +88,7 @@ impl Watch {
     pub(crate) fn new(header_max: Duration) -> Self {
         let every = (header_max / 4).clamp(Duration::from_millis(20), Duration::from_secs(5));
         let zero = Duration::ZERO;
-        Self { every, header_max, was: (0, 0), idle: zero, header: zero, stuck: zero }
+        Self { every, header_max, was: (0, 0), idle: zero, header: zero, body: zero, stuck: zero }
     }
 
     /// Whether the connection is to be closed.
@@ -82,14 +97,16 @@ impl Watch {
         let settled = meter.settled.load(Relaxed);
         let wrote = bytes_out != self.was.1;
         let add = |to: &mut Duration, if_so: bool| *to = if if_so { *to + self.every } else { Duration::ZERO };
-        let (busy, full) = (meter.busy.load(Relaxed), meter.full.load(Relaxed));
+        let (phase, full) = (meter.phase.load(Relaxed), meter.full.load(Relaxed));
+        let awaited = phase == HEAD && !full && !wrote;
         add(&mut self.stuck, full && !wrote);
+        add(&mut self.body, phase == BODY);
         // What has come in since the last answer is the next request's head. It
         // counts as one head however slowly its bytes trickle in.
-        add(&mut self.header, !busy && !full && !wrote && bytes_in != settled);
-        add(&mut self.idle, !busy && !full && !wrote && bytes_in == settled);
+        add(&mut self.header, awaited && bytes_in != settled);
+        add(&mut self.idle, awaited && bytes_in == settled);
         self.was = (bytes_in, bytes_out);
-        self.stuck >= STUCK_MAX || self.header >= self.header_max || self.idle >= IDLE_MAX
+        self.stuck >= STUCK_MAX || self.body >= BODY_MAX || self.header >= self.header_max || self.idle >= IDLE_MAX
     }
 }
 
@@ -172,6 +189,8 @@ mod tests {
         assert_eq!(ticks(&mut Watch::new(header_max), &meter, IDLE_MAX * 2, |_| ()), Some(header_max));
         assert_eq!(ticks(&mut Watch::new(header_max), &meter, IDLE_MAX * 2, trickle), Some(header_max));
 
+        meter.body();
+        assert_eq!(ticks(&mut Watch::new(header_max), &meter, IDLE_MAX * 2, trickle), Some(BODY_MAX));
         meter.begin();
         assert_eq!(ticks(&mut Watch::new(header_max), &meter, IDLE_MAX * 10, trickle), None);
         meter.end();
@@ -187,6 +206,8 @@ mod tests {
         };
         let header_max = Duration::from_secs(10);
         assert_eq!(ticks(&mut Watch::new(header_max), &meter, IDLE_MAX * 4, slowly), None);
+        let meter = Meter::default();
+        meter.full.store(true, Relaxed);
         assert_eq!(ticks(&mut Watch::new(header_max), &meter, IDLE_MAX * 4, |_| ()), Some(STUCK_MAX));
     }
 }

@@ -58,7 +58,7 @@ pub(crate) use respond::error as refusal;
 pub use respond::{Body, LEADER, REPLAYED, REQUEST_ID, STALENESS, TERM, TXSEQ};
 pub use route::Route;
 pub use server::serve;
-pub use sql::{Class, ReadAnswer, ReadError, ReadRequest, Sql};
+pub use sql::{LocalData, Sql};
 
 /// A future behind a pointer: the price of a seam that tests stand behind.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -8,7 +8,6 @@ use super::options::Level;
 use super::query::{self, Query};
 use super::respond::{self, Answer, STALENESS};
 use super::server::Conn;
-use super::sql::{ReadAnswer, ReadError, ReadRequest};
 use super::writer::{Place, Seek, not_writer};
 use super::{session, write};
 use crate::api::View;
@@ -16,6 +15,7 @@ use crate::config::Forward;
 use crate::env::Env;
 use crate::error::ApiError;
 use crate::sqljson;
+use crate::store::read::{ReadAnswer, ReadError, ReadRequest};
 use base_ha_core::ids::{ClusterId, Seq, Term, Url};
 use base_ha_core::io::{Part, Unfit};
 use hyper::Response;
@@ -105,7 +105,7 @@ pub(crate) async fn elsewhere<E: Env>(conn: &Conn<E>, query: &mut Query, why: Ap
             // The writer itself can't: there is no better place.
             Place::Here(_) => return Err(why),
             Place::There(url, term) => {
-                if let Some(response) = pass(conn, &query, &url, term).await? {
+                if let Some(response) = pass(conn, query, &url, term).await? {
                     return Ok(response);
                 }
             }

@@ -1,15 +1,17 @@
 //! What HTTP asks of this node's data, behind a seam.
 //!
-//! Decides nothing. Tests put a scripted store behind it.
+//! Decides nothing. [`LocalData`] is the real thing; tests put a scripted
+//! store in its place.
 
 use super::Later;
 use crate::api::Statement;
+use crate::env::Env;
 use crate::error::ApiError;
-use base_ha_core::position::Position;
-use std::path::Path;
-
-pub use crate::store::classify::Class;
-pub use crate::store::read::{ReadAnswer, ReadError, ReadRequest};
+use crate::store::backup::{self, Contents, Copied};
+use crate::store::classify::Class;
+use crate::store::read::{ReadAnswer, ReadError, ReadRequest, Reads};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 
 /// This node's data, as readers see it.
 pub trait Sql: Send + Sync + 'static {
@@ -25,10 +27,47 @@ pub trait Sql: Send + Sync + 'static {
     /// [`ReadError`].
     fn run(&self, request: ReadRequest) -> Later<'_, Result<ReadAnswer, ReadError>>;
 
-    /// Writes a consistent, verified copy to `to`, which doesn't exist yet, and
-    /// says what it contains.
+    /// Makes a consistent copy in a file of its own in `dir`; one that holds
+    /// everything is verified too.
     ///
     /// # Errors
-    /// What the disk or SQLite says; then there is no such file.
-    fn copy<'a>(&'a self, to: &'a Path) -> Later<'a, Result<Position, ApiError>>;
+    /// What the disk or SQLite says; then no file is left.
+    fn copy(&self, dir: PathBuf, contents: Contents) -> Later<'_, Result<Copied, ApiError>>;
+}
+
+/// The `data.db` of this node.
+pub struct LocalData<E: Env> {
+    env: E,
+    reads: Reads<E>,
+    path: PathBuf,
+}
+
+impl<E: Env> LocalData<E> {
+    /// `path` is the file that `reads` was opened on.
+    pub fn new(env: E, reads: Reads<E>, path: PathBuf) -> Self {
+        Self { env, reads, path }
+    }
+}
+
+impl<E: Env> Sql for LocalData<E> {
+    fn classify(&self, statements: &[Statement]) -> Result<Class, ApiError> {
+        self.reads.classify(statements)
+    }
+
+    fn run(&self, request: ReadRequest) -> Later<'_, Result<ReadAnswer, ReadError>> {
+        Box::pin(self.reads.run(request))
+    }
+
+    fn copy(&self, dir: PathBuf, contents: Contents) -> Later<'_, Result<Copied, ApiError>> {
+        let path = self.path.clone();
+        // If nobody waits for it any more, the copy is finished, and its file
+        // removed with the result.
+        Box::pin(self.env.blocking(move || {
+            let copied = backup::copy(&path, &dir, contents, |_| ControlFlow::Continue(()))?;
+            if contents == Contents::Whole {
+                backup::verify(copied.file.path(), &copied.hash)?;
+            }
+            Ok(copied)
+        }))
+    }
 }

@@ -539,6 +539,15 @@ impl Entries {
         &self.conn
     }
 
+    /// From now on closing writes nothing: after a failed fsync a second one
+    /// may claim a success that it is not (R11).
+    pub(super) fn abandon(&self) {
+        if let Err(error) = self.conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        {
+            tracing::warn!(%error, "closing the failed log may write to it");
+        }
+    }
+
     /// Closes the file; the WAL is checkpointed and removed.
     pub(super) fn close(self) -> Result<(), LogError> {
         self.conn.close().map_err(|(_, error)| LogError::from(error))

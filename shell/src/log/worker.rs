@@ -507,6 +507,9 @@ impl<E: Env> LogWorker<E> {
         }
         self.failed = true;
         self.pending.clear();
+        if let Some(log) = self.entries.as_ref() {
+            log.abandon();
+        }
         tracing::error!(%error, "the log failed; the process must end");
         (self.out)(NodeEvent::Fatal(error.to_string()));
     }

@@ -6,7 +6,7 @@
 use crate::api::{Statement, StoreJob, View};
 use crate::env::{Env, WorkerHandle};
 use crate::error::ApiError;
-use crate::http::{Later, Sql};
+use crate::http::{Later, LocalData, Sql};
 use crate::snapshot::fetch::Readers;
 use crate::snapshot::serve::Source;
 use crate::store::backup::{self, Contents, Copied};
@@ -16,7 +16,7 @@ use base_ha_core::ids::ClusterId;
 use base_ha_core::position::Position;
 use std::future::Future;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -43,37 +43,18 @@ impl<E: Env> Data<E> {
         Self { env, file, tmp, reads, view }
     }
 
-    fn make_copy(&self, dir: PathBuf, contents: Contents) -> impl Future<Output = Result<Copied, ApiError>> + use<E> {
-        let (env, file) = (self.env.clone(), self.file.clone());
-        async move { env.blocking(move || backup::copy(&file, &dir, contents, |_| ControlFlow::Continue(()))).await }
-    }
-}
-
-impl<E: Env> Sql for Data<E> {
-    fn classify(&self, statements: &[Statement]) -> Result<Class, ApiError> {
-        self.reads.classify(statements)
-    }
-
-    fn run(&self, request: ReadRequest) -> Later<'_, Result<ReadAnswer, ReadError>> {
-        Box::pin(self.reads.run(request))
-    }
-
-    fn copy<'a>(&'a self, to: &'a Path) -> Later<'a, Result<Position, ApiError>> {
-        let dir = to.parent().map_or_else(|| self.tmp.clone(), Path::to_owned);
-        let copying = self.make_copy(dir, Contents::Users);
-        Box::pin(async move {
-            let Copied { file, position, .. } = copying.await?;
-            let to = to.to_owned();
-            let kept = self.env.blocking(move || file.keep(&to)).await;
-            kept.map_err(|e| ApiError::new(500, "disk_error", format!("the copy could not be kept: {e}")))?;
-            Ok(position)
-        })
+    /// What HTTP asks.
+    pub(super) fn local(&self) -> LocalData<E> {
+        LocalData::new(self.env.clone(), self.reads.clone(), self.file.clone())
     }
 }
 
 impl<E: Env> Source for Data<E> {
     fn copy(&self) -> Pin<Box<dyn Future<Output = Result<Copied, ApiError>> + Send>> {
-        Box::pin(self.make_copy(self.tmp.clone(), Contents::Whole))
+        let (env, file, dir) = (self.env.clone(), self.file.clone(), self.tmp.clone());
+        Box::pin(async move {
+            env.blocking(move || backup::copy(&file, &dir, Contents::Whole, |_| ControlFlow::Continue(()))).await
+        })
     }
 
     fn fit(&self) -> Result<ClusterId, String> {
@@ -123,7 +104,7 @@ impl Sql for NoData {
         Box::pin(std::future::ready(Err(ReadError::Sql(self.error()))))
     }
 
-    fn copy<'a>(&'a self, _: &'a Path) -> Later<'a, Result<Position, ApiError>> {
+    fn copy(&self, _: PathBuf, _: Contents) -> Later<'_, Result<Copied, ApiError>> {
         Box::pin(std::future::ready(Err(self.error())))
     }
 }

@@ -100,11 +100,12 @@ async fn until_rows(address: &str, query: &str, wanted: Value) {
     let mut last = Value::Null;
     let waiting = async {
         loop {
-            let (_, answer) = sql(address, "/query?level=local", query).await;
-            if answer["rows"] == wanted {
+            let body = json!({ "sql": query }).to_string();
+            let answer = request(address, "POST", "/query?level=local", &body).await;
+            last = answer.map_or(Value::Null, |(_, body)| serde_json::from_str(&body).unwrap_or_default());
+            if last["rows"] == wanted {
                 return;
             }
-            last = answer;
             sleep(Duration::from_millis(5)).await;
         }
     };
@@ -174,4 +175,132 @@ async fn a_stopped_writer_hands_over_and_comes_back() {
     for node in nodes.into_iter().flatten() {
         node.stop().await;
     }
+}
+
+/// A number of the node's `/_ha/status`.
+async fn status(address: &str) -> Value {
+    let (_, body) = request(address, "GET", "/_ha/status", "").await.expect("an answer");
+    serde_json::from_str(&body).unwrap_or(Value::String(body))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_disk_under_an_old_name_gets_a_snapshot_where_the_log_is_gone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let addresses = addresses(3).await;
+    let small = |n: usize| {
+        let mut config = config(n, &addresses, dir.path());
+        config.log_bytes_max = 1 << 20;
+        config
+    };
+    let mut nodes: Vec<Option<Running>> = (0..3).map(|n| Some(start(small(n)))).collect();
+    for address in &addresses {
+        ready(address).await;
+    }
+    assert_eq!(sql(&addresses[0], "/query", "CREATE TABLE t(a INTEGER PRIMARY KEY, b BLOB)").await.0, 200);
+    nodes[2].take().expect("running").stop().await;
+    std::fs::remove_dir_all(dir.path().join("node-2")).expect("removed");
+    for n in 0..24 {
+        let (status, answer) =
+            sql(&addresses[n % 2], "/query", &format!("INSERT INTO t VALUES ({n}, randomblob(1000000))")).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+    // Checkpointed and trimmed: what the empty node needs is gone.
+    let trimmed = async {
+        loop {
+            let both = [status(&addresses[0]).await, status(&addresses[1]).await];
+            if both.iter().all(|s| s["log"]["first"].as_u64().is_some_and(|first| first > 5)) {
+                return;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    if timeout(PATIENCE, trimmed).await.is_err() {
+        panic!("the log was not trimmed: {}", status(&addresses[0]).await);
+    }
+    nodes[2] = Some(start(small(2)));
+    until_rows(&addresses[2], "SELECT count(*), sum(length(b)) FROM t", json!([[24, 24_000_000]])).await;
+    ready(&addresses[2]).await;
+    // And it goes on with the log.
+    assert_eq!(sql(&addresses[2], "/query", "INSERT INTO t VALUES (100, x'00')").await.0, 200);
+    for address in &addresses {
+        until_rows(address, "SELECT count(*) FROM t", json!([[25]])).await;
+    }
+    for node in nodes.into_iter().flatten() {
+        node.stop().await;
+    }
+    // Nothing unfinished is left.
+    for n in 0..3 {
+        let left = std::fs::read_dir(dir.path().join(format!("node-{n}/tmp"))).expect("a directory").count();
+        assert_eq!(left, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_and_a_witness_survive_the_loss_of_a_node() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let addresses = addresses(3).await;
+    let seat = |n: usize| {
+        let mut config = config(n, &addresses, dir.path());
+        config.core.witness = n == 2;
+        config
+    };
+    let mut nodes: Vec<Option<Running>> = (0..3).map(|n| Some(start(seat(n)))).collect();
+    for address in &addresses[..2] {
+        ready(address).await;
+    }
+    assert_eq!(sql(&addresses[0], "/query", "CREATE TABLE t(a)").await.0, 200);
+    // It has nothing of its own to read, and passes on what others have.
+    let (code, answer) = sql(&addresses[2], "/query?level=local", "SELECT count(*) FROM t").await;
+    assert!(code >= 400, "{answer}");
+    let (code, answer) = sql(&addresses[2], "/query", "SELECT count(*) FROM t").await;
+    assert_eq!((code, &answer["rows"]), (200, &json!([[0]])));
+    nodes[0].take().expect("running").stop().await;
+    let (code, answer) = sql(&addresses[1], "/query", "INSERT INTO t VALUES (1)").await;
+    assert_eq!(code, 200, "{answer}");
+    for node in nodes.into_iter().flatten() {
+        node.stop().await;
+    }
+    assert!(!dir.path().join("node-2/data.db").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_in_use_is_said_plainly() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let held = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let addresses = vec![held.local_addr().expect("bound").to_string()];
+    let error = run(RealEnv, config(0, &addresses, dir.path()), std::future::pending()).await.expect_err("refused");
+    assert_eq!(error.code, "cannot_listen");
+    assert!(error.message.contains(&addresses[0]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_is_in_use_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let addresses = addresses(2).await;
+    let mut second = config(0, &addresses[..1], dir.path());
+    let node = start(second.clone());
+    ready(&node.address).await;
+    second.http = addresses[1].clone();
+    let error = run(RealEnv, second, std::future::pending()).await.expect_err("refused");
+    assert_eq!(error.code, "data_dir_locked");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_starting_says_so() {
+    use crate::env::Env;
+    let mut listener = RealEnv.bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("bound").to_string();
+    let (open, opening) = oneshot::channel();
+    let starting = tokio::spawn(async move {
+        let result = super::starting::serve_until(&RealEnv, &mut listener, opening).await;
+        (listener, result)
+    });
+    assert_eq!(request(&address, "GET", "/healthz", "").await.expect("an answer").0, 200);
+    let (status, body) = request(&address, "GET", "/readyz", "").await.expect("an answer");
+    assert_eq!(status, 503);
+    assert!(body.contains("\"starting\""), "{body}");
+    assert_eq!(request(&address, "POST", "/query", "{}").await.expect("an answer").0, 503);
+    open.send(()).expect("it waits");
+    starting.await.expect("no panic").1.expect("opened");
 }

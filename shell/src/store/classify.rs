@@ -15,7 +15,7 @@ use crate::error::ApiError;
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::{Batch, Connection, Statement, ffi};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// What a request is.
@@ -36,28 +36,56 @@ pub(super) enum Known {
     Read {
         /// It holds exactly one statement.
         single: bool,
-        /// It ran longer than a runtime thread may be held up.
-        slow: AtomicBool,
+        /// How often in a row it held up a runtime thread for too long.
+        strikes: AtomicU8,
     },
     /// At least one of them may write.
     Write,
 }
 
+/// Strikes after which a text is slow. More than one, because a thread that
+/// the system put aside for a moment looks like a slow statement: calling a
+/// busy node's hottest read slow would send all of them to a few threads.
+const STRIKES: u8 = 3;
+
 impl Known {
     /// Whether to run it elsewhere than on a runtime thread from the start.
     pub(super) fn is_slow(&self) -> bool {
-        match self {
-            Self::Read { slow, .. } => slow.load(Ordering::Relaxed),
-            Self::Write => false,
+        self.strikes().is_some_and(|strikes| strikes.load(Ordering::Relaxed) >= STRIKES)
+    }
+
+    /// It took too long by the clock.
+    pub(super) fn strike(&self) {
+        if let Some(strikes) = self.strikes() {
+            // Two that come at once may count as one: it is a hint.
+            strikes.store(strikes.load(Ordering::Relaxed).saturating_add(1), Ordering::Relaxed);
         }
     }
 
-    /// Remembers how it ran last.
-    pub(super) fn set_slow(&self, now: bool) {
-        if let Self::Read { slow, .. } = self
-            && slow.load(Ordering::Relaxed) != now
+    /// It did too much, whatever the clock says.
+    pub(super) fn is_found_slow(&self) {
+        self.set(STRIKES);
+    }
+
+    /// It was quick.
+    pub(super) fn is_found_quick(&self) {
+        self.set(0);
+    }
+
+    fn set(&self, now: u8) {
+        // Mostly it is so already: reading does not take the line from other
+        // processors.
+        if let Some(strikes) = self.strikes()
+            && strikes.load(Ordering::Relaxed) != now
         {
-            slow.store(now, Ordering::Relaxed);
+            strikes.store(now, Ordering::Relaxed);
+        }
+    }
+
+    fn strikes(&self) -> Option<&AtomicU8> {
+        match self {
+            Self::Read { strikes, .. } => Some(strikes),
+            Self::Write => None,
         }
     }
 }
@@ -100,11 +128,7 @@ pub(super) fn classify_text(connection: &Connection, gate: &Gate, sql: &str) -> 
     if statements == 0 {
         return Found::Refused(ApiError::new(400, "no_queries", "no queries found: the SQL text holds no statement"));
     }
-    Found::Known(if writes {
-        Known::Write
-    } else {
-        Known::Read { single: statements == 1, slow: AtomicBool::new(false) }
-    })
+    Found::Known(if writes { Known::Write } else { Known::Read { single: statements == 1, strikes: AtomicU8::new(0) } })
 }
 
 /// Whether a compiled statement writes.

@@ -115,8 +115,8 @@ pub(super) fn judge(caller: Caller, info: &mut Info, action: Action<'_>) -> Verd
     if caller == Caller::Store {
         return Verdict::Allow;
     }
-    if action.code == ffi::SQLITE_ANALYZE && is_own(action.first) {
-        // A bare ANALYZE means every table; samples of ours are nobody's business.
+    if matches!(action.code, ffi::SQLITE_ANALYZE | ffi::SQLITE_REINDEX) && is_own(action.first) {
+        // A bare ANALYZE or REINDEX means every table but ours.
         return Verdict::LeaveOut;
     }
     match refusal(caller, info, action) {
@@ -155,7 +155,12 @@ fn refusal(caller: Caller, info: &mut Info, action: Action<'_>) -> Option<String
         | ffi::SQLITE_DROP_TEMP_INDEX
         | ffi::SQLITE_DROP_TEMP_TABLE
         | ffi::SQLITE_DROP_TEMP_TRIGGER
-        | ffi::SQLITE_DROP_TEMP_VIEW => Some("temporary objects are not allowed: requests share one connection".into()),
+        | ffi::SQLITE_DROP_TEMP_VIEW => {
+            Some("temporary objects are not allowed: requests share one connection".into())
+        }
+        // ANALYZE makes its own tables first.
+        ffi::SQLITE_CREATE_TABLE if has_prefix(first, "sqlite_stat") => schema(info, Ddl::Analyze, database, "", ""),
+        ffi::SQLITE_CREATE_TABLE if has_prefix(first, "sqlite_") => None,
         ffi::SQLITE_CREATE_TABLE => schema(info, Ddl::CreateTable(first.to_owned()), database, first, ""),
         ffi::SQLITE_CREATE_VTABLE => schema(info, Ddl::CreateVirtual, database, first, ""),
         ffi::SQLITE_DROP_VTABLE => schema(info, Ddl::DropVirtual, database, first, ""),

@@ -187,7 +187,13 @@ pub(super) fn check_format(conn: &Connection) -> Result<bool, ApiError> {
 /// Sets a connection up.
 fn configure(conn: &Conn<Ctx>, role: Role) -> Result<(), Failure> {
     let sql = conn.sql();
-    let mode: String = sql.query_row("PRAGMA main.journal_mode = WAL", [], |row| row.get(0))?;
+    // The change of mode is a transaction of its own, which the commit hook has
+    // to let through; a veto would only show in the mode that is in force after.
+    conn.hooks().commit_ordered.set(true);
+    let changed = sql.execute_batch("PRAGMA main.journal_mode = WAL");
+    conn.hooks().commit_ordered.set(false);
+    changed?;
+    let mode: String = sql.query_row("PRAGMA main.journal_mode", [], |row| row.get(0))?;
     if !mode.eq_ignore_ascii_case("wal") {
         let message = format!("the file system does not support SQLite's write-ahead log (journal mode {mode})");
         return Err(Failure { code: rusqlite::ffi::SQLITE_CANTOPEN, message });

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The longest text, blob or row, in bytes.
 pub const LENGTH_MAX: i32 = 64 << 20;
 /// The longest SQL text, in bytes.
-pub const SQL_LENGTH_MAX: i32 = 1 << 20;
+pub const SQL_LENGTH_MAX: i32 = 1_000_000;
 
 /// What to do with an action that SQLite asks about while it compiles (or, for
 /// `pragma_*()` tables, runs) a user's statement.
@@ -167,7 +167,6 @@ pub fn harden(connection: &Connection) -> rusqlite::Result<()> {
         (Limit::SQLITE_LIMIT_COMPOUND_SELECT, 50),
         (Limit::SQLITE_LIMIT_COLUMN, 2_000),
         (Limit::SQLITE_LIMIT_VDBE_OP, 5_000_000),
-        (Limit::SQLITE_LIMIT_FUNCTION_ARG, 127),
         (Limit::SQLITE_LIMIT_ATTACHED, 0),
         (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 10_000),
         (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 100),

@@ -29,7 +29,12 @@ pub(super) fn too_large() -> ApiError {
 
 /// The file or the disk does not do what it should.
 pub(super) fn storage(what: &str, failure: &Failure) -> ApiError {
-    let error = translated(failure);
+    let error = match failure.primary() {
+        // The store's own statements are right: a table that is missing, or a
+        // file format that SQLite does not know, is the file's fault.
+        ffi::SQLITE_ERROR => ApiError::new(500, "data_corrupt", failure.message.as_str()),
+        _ => translated(failure),
+    };
     ApiError { message: format!("Could not {what}: {}", error.message), status: 500, ..error }
 }
 

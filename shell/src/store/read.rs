@@ -17,7 +17,8 @@
 
 mod connection;
 
-use self::connection::{Mode, Reader, Stop};
+use self::connection::{Brake, Mode, Reader, Stop};
+use super::backup;
 use super::classify::{Cache, Class, Entry, Known, classify_text};
 use crate::api::{SqlLimits, Statement};
 use crate::env::Env;
@@ -26,7 +27,7 @@ use base_ha_core::ids::Seq;
 use base_ha_core::position::Position;
 use base_ha_core::time::MonoTime;
 use bytes::Bytes;
-use rusqlite::InterruptHandle;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -207,16 +208,7 @@ impl<E: Env> Reads<E> {
     /// [`ReadError`]; as [`ReadError::Sql`] also 408 `statement_timeout`, 503
     /// `too_many_reads`, 503 `quarantined`.
     pub async fn run(&self, request: ReadRequest) -> Result<ReadAnswer, ReadError> {
-        if self.is_quarantined() {
-            return Err(ReadError::Sql(
-                ApiError::new(
-                    503,
-                    "quarantined",
-                    "This node's data differs from its peers' and is being replaced; ask another node.",
-                )
-                .retry_after(1),
-            ));
-        }
+        self.fit()?;
         let mut known = Vec::with_capacity(request.statements.len());
         for statement in &request.statements {
             match self.look_up(&statement.sql)? {
@@ -235,6 +227,35 @@ impl<E: Env> Reads<E> {
         self.run_elsewhere(request, known).await
     }
 
+    /// Copies the data into a new file in `dir` (see [`backup::copy`]). A caller
+    /// that goes away stops the copy.
+    ///
+    /// # Errors
+    /// What [`backup::copy`] says; 503 `quarantined`.
+    pub async fn copy(&self, dir: PathBuf, contents: backup::Contents) -> Result<backup::Copied, ApiError> {
+        self.fit()?;
+        let gone = Gone(Arc::new(AtomicBool::new(false)));
+        let (source, seen) = (self.0.path.clone(), Arc::clone(&gone.0));
+        let call = move || {
+            backup::copy(&source, &dir, contents, |_| {
+                if seen.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+        };
+        self.0.env.blocking(call).await
+    }
+
+    fn fit(&self) -> Result<(), ApiError> {
+        if !self.is_quarantined() {
+            return Ok(());
+        }
+        Err(ApiError::new(
+            503,
+            "quarantined",
+            "This node's data differs from its peers' and is being replaced; ask another node.",
+        )
+        .retry_after(1))
+    }
+
     /// On this thread; `None` if it took too long.
     fn run_here(
         &self,
@@ -247,17 +268,16 @@ impl<E: Env> Reads<E> {
         match result {
             Ok(answer) => {
                 self.give(reader);
-                // Some steps, such as counting a table, can't be stopped: what
-                // held this thread up once does not do it twice.
-                if self.0.env.now().mono.since(started) > FAST_TIME {
-                    known.iter().for_each(|text| text.set_slow(true));
-                }
+                // Some steps, such as counting a table, can't be stopped: only
+                // the clock tells that they held this thread up.
+                let held_up = self.0.env.now().mono.since(started) > FAST_TIME;
+                known.iter().for_each(|text| if held_up { text.strike() } else { text.is_found_quick() });
                 self.0.stats.fast.fetch_add(1, Ordering::Relaxed);
                 Ok(Some(answer))
             }
-            Err(Stop::Budget) => {
+            Err(Stop::Budget { certain }) => {
                 self.give(reader);
-                known.iter().for_each(|text| text.set_slow(true));
+                known.iter().for_each(|text| if certain { text.is_found_slow() } else { text.strike() });
                 Ok(None)
             }
             Err(Stop::Busy) => {
@@ -282,14 +302,14 @@ impl<E: Env> Reads<E> {
         let mut reader = self.take()?;
         // A client that goes away takes its read with it, and with the read
         // its connection: the closure's result is dropped unseen.
-        let mut stopper = Stopper(Some(reader.interrupt_handle()));
+        let mut stopper = Stopper { brake: reader.brake(), armed: true };
         let env = self.0.env.clone();
         let work = self.0.env.blocking(move || {
             let started = env.now().mono;
             let result = reader.run(&request, &known, Mode::Slow);
             if result.is_ok() {
                 let quick = reader.was_quick() && env.now().mono.since(started) < FAST_TIME / 2;
-                known.iter().for_each(|text| text.set_slow(!quick));
+                known.iter().for_each(|text| if quick { text.is_found_quick() } else { text.is_found_slow() });
             }
             drop(permit);
             (reader, result)
@@ -314,7 +334,7 @@ impl<E: Env> Reads<E> {
                 self.0.stats.slow.fetch_add(1, Ordering::Relaxed);
                 Ok(answer)
             }
-            Err(Stop::Budget | Stop::Busy) => {
+            Err(Stop::Budget { .. } | Stop::Busy) => {
                 self.give(reader);
                 Err(ReadError::Sql(
                     ApiError::new(503, "busy", "The database was busy for too long; try again.").retry_after(1),
@@ -395,6 +415,15 @@ impl<E: Env> Reads<E> {
     }
 }
 
+/// Tells a copy that nobody waits for it any more.
+struct Gone(Arc<AtomicBool>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A place among the slow reads that wait.
 struct Place<'a>(&'a AtomicUsize);
 
@@ -404,25 +433,29 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Interrupts a read whose time is up or whose caller is gone.
-struct Stopper(Option<InterruptHandle>);
+/// Stops a read whose time is up or whose caller is gone.
+struct Stopper {
+    brake: Brake,
+    armed: bool,
+}
 
 impl Stopper {
-    fn stop(&mut self) {
-        if let Some(handle) = self.0.take() {
-            handle.interrupt();
-        }
+    fn stop(&self) {
+        self.brake.pull();
     }
 
     /// The read has ended.
     fn disarm(&mut self) {
-        self.0 = None;
+        self.armed = false;
+        self.brake.release();
     }
 }
 
 impl Drop for Stopper {
     fn drop(&mut self) {
-        self.stop();
+        if self.armed {
+            self.stop();
+        }
     }
 }
 

@@ -214,6 +214,11 @@ impl<H: Hooks> Conn<H> {
         &self.inner
     }
 
+    /// What it calls back.
+    pub(super) fn hooks(&self) -> &H {
+        &self.hooks
+    }
+
     fn db(&self) -> *mut ffi::sqlite3 {
         // SAFETY: the handle is only used in this file and never closed.
         unsafe { self.inner.handle() }
@@ -304,7 +309,6 @@ impl<H: Hooks> Drop for Conn<H> {
             ffi::sqlite3_set_authorizer(db, None, ptr::null_mut());
             ffi::sqlite3_progress_handler(db, 0, None, ptr::null_mut());
         }
-        let _ = &self.hooks;
     }
 }
 

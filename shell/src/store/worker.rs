@@ -41,7 +41,7 @@ impl Interrupt {
 /// `data.db` and everything that waits for it.
 pub struct StoreWorker<E: Env> {
     env: E,
-    inner: Whole<Inner>,
+    pub(super) inner: Whole<Inner>,
 }
 
 impl<E: Env> StoreWorker<E> {
@@ -318,7 +318,10 @@ impl Inner {
                 tracing::error!(why, "data.db is not what it should be: this node needs a new copy");
                 (Fence::Stopped, NodeEvent::Health(StoreHealth::Quarantined))
             }
-            Halt::Fatal(why) => (Fence::Stopped, NodeEvent::Fatal(why)),
+            Halt::Fatal(why) => {
+                tracing::error!(why, "the disk can no longer be believed");
+                (Fence::Stopped, NodeEvent::Fatal(why))
+            }
         };
         self.fence = Some(fence);
         if fence == Fence::Stopped {

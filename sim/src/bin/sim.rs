@@ -79,11 +79,7 @@ fn main() -> ExitCode {
     println!("{batch}");
     // A short batch need not have seen every fault.
     let complete = runs < 400 || batch.counts.missing().is_empty();
-    if batch.failures.is_empty() && complete {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if batch.failures.is_empty() && complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn read_plan(path: &PathBuf) -> Result<Plan, String> {
@@ -104,10 +100,7 @@ fn one(plan: &Plan, arguments: &Arguments, name: &str) -> ExitCode {
             }
             let (hash, lines) = report.trace;
             println!("trace {hash:016x} of {lines} lines");
-            println!(
-                "held: {name}, {} steps, {:?} simulated",
-                report.steps, report.simulated
-            );
+            println!("held: {name}, {} steps, {:?} simulated", report.steps, report.simulated);
             ExitCode::SUCCESS
         }
         Outcome::Failed(detail) => {
@@ -120,10 +113,8 @@ fn one(plan: &Plan, arguments: &Arguments, name: &str) -> ExitCode {
 /// The last line that tells two runs apart, from a fresh process.
 fn hash_of(seed: u64) -> Result<String, String> {
     let this = std::env::current_exe().map_err(|e| e.to_string())?;
-    let output = Command::new(this)
-        .args(["--seed", &seed.to_string(), "--hash"])
-        .output()
-        .map_err(|e| e.to_string())?;
+    let output =
+        Command::new(this).args(["--seed", &seed.to_string(), "--hash"]).output().map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if text.trim().is_empty() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned());
@@ -138,9 +129,7 @@ fn twice(from: u64, runs: u64) -> ExitCode {
             (Ok(first), Ok(second)) if first == second => {}
             (Ok(_), Ok(_)) => {
                 differing += 1;
-                println!(
-                    "DIFFERS: seed {seed}\nrepeat: cargo run --release -p base-ha-sim -- --seed {seed} --twice"
-                );
+                println!("DIFFERS: seed {seed}\nrepeat: cargo run --release -p base-ha-sim -- --seed {seed} --twice");
             }
             (Err(error), _) | (_, Err(error)) => {
                 differing += 1;
@@ -149,9 +138,5 @@ fn twice(from: u64, runs: u64) -> ExitCode {
         }
     }
     println!("{runs} seeds twice in fresh processes, {differing} differ");
-    if differing == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if differing == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -29,17 +29,11 @@ impl Cluster {
                 break;
             };
             let applied = machine.disk.data.applied;
-            let verdict = self
-                .oracles
-                .order
-                .applied(&applied, &entry, request_of(&entry));
+            let verdict = self.oracles.order.applied(&applied, &entry, request_of(&entry));
             self.verdict("O5 applied once and in order", verdict)?;
             let machine = &mut self.hosts[host];
             machine.disk.apply(&entry);
-            let verdict = self
-                .oracles
-                .content
-                .reached(entry.seq, machine.disk.data.content);
+            let verdict = self.oracles.content.reached(entry.seq, machine.disk.data.content);
             self.verdict("O6 equal positions, equal content", verdict)?;
             self.commit_group(host, &entry.position());
         }
@@ -63,11 +57,7 @@ impl Cluster {
         let Some(process) = &mut self.hosts[host].process else {
             return;
         };
-        let whole = process
-            .group
-            .as_ref()
-            .and_then(|g| g.logged)
-            .is_some_and(|(_, last)| last == *at);
+        let whole = process.group.as_ref().and_then(|g| g.logged).is_some_and(|(_, last)| last == *at);
         if whole {
             process.group = None;
             self.counts.add("ack");
@@ -76,14 +66,7 @@ impl Cluster {
     }
 
     /// Reads entries from the log.
-    pub(super) fn load(
-        &mut self,
-        host: usize,
-        id: LoadId,
-        from: Seq,
-        through: Seq,
-        bytes_max: usize,
-    ) {
+    pub(super) fn load(&mut self, host: usize, id: LoadId, from: Seq, through: Seq, bytes_max: usize) {
         let machine = &self.hosts[host];
         let Some(process) = &machine.process else {
             return;
@@ -105,11 +88,7 @@ impl Cluster {
                 entries.push(entry.clone());
             }
         }
-        let input = Input::LogLoaded {
-            id,
-            prev: prev.unwrap_or(log.base),
-            entries,
-        };
+        let input = Input::LogLoaded { id, prev: prev.unwrap_or(log.base), entries };
         let us = self.disk_prng.within(20..=3000);
         self.at(self.now.plus_us(us), Event::Give { host, boot, input });
     }
@@ -126,16 +105,7 @@ impl Cluster {
         process.fetching = true;
         let boot = process.boot;
         let ms = self.disk_prng.within(5..=400);
-        self.at(
-            self.now.plus_ms(ms),
-            Event::Snapshot {
-                host,
-                boot,
-                from,
-                at_least,
-                reseed,
-            },
-        );
+        self.at(self.now.plus_ms(ms), Event::Snapshot { host, boot, from, at_least, reseed });
     }
 
     /// A snapshot was received, or could not be.
@@ -161,31 +131,21 @@ impl Cluster {
             self.counts.add("snapshot_failed");
             return self.give(host, boot, Input::SnapshotFailed);
         };
-        let log_reset = machine.disk.seen.position(data.applied.seq) != Some(data.applied);
-        self.write_out(host, DiskOp::Install { data, log_reset });
+        let op = DiskOp::Install { data, log_reset: false };
+        self.write_out(host, op);
         Ok(())
     }
 
     fn snapshot_of(&self, host: usize, from: &Url, at_least: &Position) -> Option<Data> {
         let source = self.hosts.iter().position(|h| h.url == *from)?;
-        let up = self.hosts[source]
-            .process
-            .as_ref()
-            .is_some_and(|p| !p.paused);
+        let up = self.hosts[source].process.as_ref().is_some_and(|p| !p.paused);
         let reachable = self.net.passes(host, source) && self.net.passes(source, host);
         let data = &self.hosts[source].disk.data;
-        (up && reachable && data.applied.seq >= at_least.seq && data.membership.is_some())
-            .then(|| data.clone())
+        (up && reachable && data.applied.seq >= at_least.seq && data.membership.is_some()).then(|| data.clone())
     }
 
     /// A snapshot is in place and durable.
-    pub(super) fn installed(
-        &mut self,
-        host: usize,
-        boot: u64,
-        data: &Data,
-        log_reset: bool,
-    ) -> Result<(), Failure> {
+    pub(super) fn installed(&mut self, host: usize, boot: u64, data: &Data, log_reset: bool) -> Result<(), Failure> {
         self.counts.add("snapshot_installed");
         let Some(process) = &mut self.hosts[host].process else {
             return Ok(());
@@ -224,9 +184,7 @@ impl Cluster {
     /// Trims the log to `through`, or to the last checkpoint if that is less.
     pub(super) fn trim(&mut self, host: usize, through: Seq) -> Result<(), Failure> {
         let machine = &mut self.hosts[host];
-        let through = through
-            .min(machine.disk.checkpointed())
-            .min(machine.disk.log.last().seq);
+        let through = through.min(machine.disk.checkpointed()).min(machine.disk.log.last().seq);
         if machine.process.is_none() || !machine.disk.trim(through) {
             return Ok(());
         }

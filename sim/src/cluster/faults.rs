@@ -39,34 +39,17 @@ impl Cluster {
                 }
             }
             Fault::Bridge { mask, bridge, ms } => {
-                self.cut(ms, |a, b| {
-                    a != bridge && b != bridge && (mask >> a) & 1 != (mask >> b) & 1
-                });
+                self.cut(ms, |a, b| a != bridge && b != bridge && (mask >> a) & 1 != (mask >> b) & 1);
                 self.counts.add("partition_bridge");
             }
-            Fault::Flapping {
-                mask,
-                period_ms,
-                times,
-            } => {
+            Fault::Flapping { mask, period_ms, times } => {
                 for n in 0..times {
                     let at = self.now.plus_ms(2 * n * period_ms);
-                    self.at(
-                        at,
-                        Event::Fault(Fault::Partition {
-                            mask,
-                            ms: period_ms,
-                        }),
-                    );
+                    self.at(at, Event::Fault(Fault::Partition { mask, ms: period_ms }));
                 }
                 self.counts.add("partition_flapping");
             }
-            Fault::Crash {
-                target,
-                power,
-                mid_persist,
-                down_ms,
-            } => {
+            Fault::Crash { target, power, mid_persist, down_ms } => {
                 if let Some(host) = self.resolve_running(target) {
                     if mid_persist {
                         self.hosts[host].armed = Some((power, down_ms));
@@ -88,11 +71,7 @@ impl Cluster {
                 let within = ppm.unsigned_abs() <= u64::from(self.plan.rho_ppm);
                 self.hosts[host].clock.set_rate(self.now, ppm);
                 self.rates_in_bound &= within;
-                self.counts.add(if within {
-                    "clock_rate_within_bound"
-                } else {
-                    "clock_rate_outside_bound"
-                });
+                self.counts.add(if within { "clock_rate_within_bound" } else { "clock_rate_outside_bound" });
                 if self.hosts[host].process.as_ref().is_some_and(|p| !p.paused) {
                     self.schedule_wake(host);
                 }
@@ -157,8 +136,7 @@ impl Cluster {
     }
 
     fn resolve_running(&self, target: Target) -> Option<usize> {
-        self.resolve(target)
-            .filter(|host| self.hosts[*host].process.is_some())
+        self.resolve(target).filter(|host| self.hosts[*host].process.is_some())
     }
 
     /// Cuts every directed link that `which` names, for so long.
@@ -178,11 +156,7 @@ impl Cluster {
 
     /// A process dies and its machine starts it again later.
     pub(super) fn crash(&mut self, host: usize, power: bool, down_ms: u64) {
-        self.counts.add(if power {
-            "crash_power"
-        } else {
-            "crash_process"
-        });
+        self.counts.add(if power { "crash_power" } else { "crash_process" });
         self.stop(host, power);
         self.schedule_start(host, down_ms);
     }
@@ -258,9 +232,7 @@ impl Cluster {
                 .filter_map(|m| m.identity.as_ref())
                 .filter(|(id, incarnation)| {
                     self.hosts.iter().enumerate().any(|(other, machine)| {
-                        other != host
-                            && machine.id == *id
-                            && machine.disk.hard.incarnation == *incarnation
+                        other != host && machine.id == *id && machine.disk.hard.incarnation == *incarnation
                     })
                 })
                 .count();

@@ -23,9 +23,7 @@ impl ContentEquality {
         if first == content {
             return Ok(());
         }
-        Err(format!(
-            "the content at {at} is {first:?} on one node and {content:?} on another"
-        ))
+        Err(format!("the content at {at} is {first:?} on one node and {content:?} on another"))
     }
 }
 

@@ -19,9 +19,7 @@ impl TermFence {
     /// If it spoke under a higher one before.
     pub fn holds(&self, who: Incarnation, term: Term) -> Verdict {
         match self.highest.get(&who) {
-            Some(highest) if term < *highest => Err(format!(
-                "{who:?} may write under term {term} after {highest}"
-            )),
+            Some(highest) if term < *highest => Err(format!("{who:?} may write under term {term} after {highest}")),
             Some(_) | None => Ok(()),
         }
     }
@@ -44,16 +42,11 @@ impl TermFence {
     /// # Errors
     /// If it gave it to another in the same term.
     pub fn voted(&mut self, who: Incarnation, term: Term, candidate: &NodeId) -> Verdict {
-        let first = self
-            .votes
-            .entry((who, term))
-            .or_insert_with(|| candidate.clone());
+        let first = self.votes.entry((who, term)).or_insert_with(|| candidate.clone());
         if first == candidate {
             return Ok(());
         }
-        Err(format!(
-            "{who:?} votes for {candidate} after {first} in term {term}"
-        ))
+        Err(format!("{who:?} votes for {candidate} after {first} in term {term}"))
     }
 }
 

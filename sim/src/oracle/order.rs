@@ -20,25 +20,14 @@ impl AppliedOnce {
     ///
     /// # Errors
     /// If it is not the next one, or the request was committed elsewhere too.
-    pub fn applied(
-        &mut self,
-        applied: &Position,
-        entry: &Entry,
-        request: Option<RequestId>,
-    ) -> Verdict {
+    pub fn applied(&mut self, applied: &Position, entry: &Entry, request: Option<RequestId>) -> Verdict {
         if entry.seq.0 != applied.seq.0 + 1 || entry.prev_hash != applied.hash {
-            return Err(format!(
-                "entry {} is applied after {}",
-                entry.seq, applied.seq
-            ));
+            return Err(format!("entry {} is applied after {}", entry.seq, applied.seq));
         }
         if let Some(request) = request {
             let first = *self.places.entry(request).or_insert(entry.seq);
             if first != entry.seq {
-                return Err(format!(
-                    "{request:?} is applied at {first} and at {}",
-                    entry.seq
-                ));
+                return Err(format!("{request:?} is applied at {first} and at {}", entry.seq));
             }
         }
         Ok(())
@@ -54,14 +43,7 @@ mod tests {
     use bytes::Bytes;
 
     fn after(prev: &Position) -> Entry {
-        Entry::following(
-            prev,
-            StreamId::SHARED,
-            Term(1),
-            Hlc::default(),
-            EntryKind::Data,
-            Bytes::new(),
-        )
+        Entry::following(prev, StreamId::SHARED, Term(1), Hlc::default(), EntryKind::Data, Bytes::new())
     }
 
     #[test]
@@ -73,10 +55,7 @@ mod tests {
         assert!(oracle.applied(&one.position(), &two, None).is_ok());
         assert!(oracle.applied(&one.position(), &one, None).is_err());
         assert!(oracle.applied(&Position::START, &two, None).is_err());
-        let stranger = Position {
-            hash: base_ha_core::ids::Hash([1; 32]),
-            ..one.position()
-        };
+        let stranger = Position { hash: base_ha_core::ids::Hash([1; 32]), ..one.position() };
         assert!(oracle.applied(&stranger, &two, None).is_err());
     }
 

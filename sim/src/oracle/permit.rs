@@ -20,12 +20,7 @@ impl OnePermitAtATime {
     ///
     /// # Errors
     /// If another node's permit is valid now.
-    pub fn asked(
-        &mut self,
-        host: usize,
-        permit: Option<WritePermit>,
-        mono: impl Fn(usize) -> MonoTime,
-    ) -> Verdict {
+    pub fn asked(&mut self, host: usize, permit: Option<WritePermit>, mono: impl Fn(usize) -> MonoTime) -> Verdict {
         let Some(permit) = permit else {
             self.held.remove(&host);
             return Ok(());
@@ -62,10 +57,7 @@ mod tests {
     use base_ha_core::ids::Term;
 
     fn permit(term: u64, until: u64) -> Option<WritePermit> {
-        Some(WritePermit {
-            term: Term(term),
-            until: MonoTime(until),
-        })
+        Some(WritePermit { term: Term(term), until: MonoTime(until) })
     }
 
     #[test]

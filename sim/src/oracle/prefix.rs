@@ -63,14 +63,7 @@ mod tests {
     use bytes::Bytes;
 
     fn first(term: u64) -> Entry {
-        Entry::following(
-            &Position::START,
-            StreamId::SHARED,
-            Term(term),
-            Hlc::default(),
-            EntryKind::Noop,
-            Bytes::new(),
-        )
+        Entry::following(&Position::START, StreamId::SHARED, Term(term), Hlc::default(), EntryKind::Noop, Bytes::new())
     }
 
     #[test]

@@ -74,10 +74,7 @@ impl LeasePromise {
         let Some((term, acks)) = self.acks.get(&writer) else {
             return Ok(());
         };
-        let supports = *term == lease.term
-            && acks
-                .get(&voter)
-                .is_some_and(|sent| rule.end(*sent) >= lease.until);
+        let supports = *term == lease.term && acks.get(&voter).is_some_and(|sent| rule.end(*sent) >= lease.until);
         if supports {
             return Err(format!(
                 "{voter:?} granted a vote while its ack upheld the lease of host {writer} in term {term} until {:?}, whose clock shows {mono:?}",
@@ -92,16 +89,10 @@ impl LeasePromise {
 mod tests {
     use super::*;
 
-    const RULE: LeaseRule = LeaseRule {
-        lease_ns: 1000,
-        rho_ppm: 0,
-    };
+    const RULE: LeaseRule = LeaseRule { lease_ns: 1000, rho_ppm: 0 };
 
     fn lease(until: u64) -> WritePermit {
-        WritePermit {
-            term: Term(3),
-            until: MonoTime(until),
-        }
+        WritePermit { term: Term(3), until: MonoTime(until) }
     }
 
     #[test]
@@ -109,8 +100,7 @@ mod tests {
         let mut oracle = LeasePromise::default();
         let (a, b) = (Incarnation(1), Incarnation(2));
         oracle.acked(0, Term(3), a, MonoTime(100));
-        let granted =
-            |mono, voter, until| oracle.granted(0, &lease(until), MonoTime(mono), voter, RULE);
+        let granted = |mono, voter, until| oracle.granted(0, &lease(until), MonoTime(mono), voter, RULE);
         assert!(granted(500, a, 1050).is_err());
         assert!(granted(1050, a, 1050).is_ok(), "the lease is over");
         assert!(granted(500, b, 1050).is_ok(), "it never acked");

@@ -25,12 +25,8 @@ impl CurrentReads {
     pub fn ready(&mut self, host: usize, id: CallId, at: Seq) -> Verdict {
         match self.begun.remove(&(host, id)) {
             Some(acked) if at >= acked => Ok(()),
-            Some(acked) => Err(format!(
-                "host {host} reads at {at}, {acked} was acknowledged before"
-            )),
-            None => Err(format!(
-                "host {host} answers read {id}, which nobody asked for"
-            )),
+            Some(acked) => Err(format!("host {host} reads at {at}, {acked} was acknowledged before")),
+            None => Err(format!("host {host} answers read {id}, which nobody asked for")),
         }
     }
 
@@ -47,9 +43,7 @@ impl CurrentReads {
         if applied >= acked {
             return Ok(());
         }
-        Err(format!(
-            "host {host} would read locally at {applied}, {acked} is acknowledged"
-        ))
+        Err(format!("host {host} would read locally at {applied}, {acked} is acknowledged"))
     }
 }
 

@@ -12,12 +12,8 @@ use base_ha_core::position::Position;
 /// # Errors
 /// If a crash now would forget it.
 pub fn vote_is_durable(hard: &HardState, term: Term, candidate: &NodeId) -> Verdict {
-    let remembered = hard.term > term
-        || hard.term == term
-            && hard
-                .voted_for
-                .as_ref()
-                .is_some_and(|(id, _)| id == candidate);
+    let remembered =
+        hard.term > term || hard.term == term && hard.voted_for.as_ref().is_some_and(|(id, _)| id == candidate);
     if remembered {
         return Ok(());
     }
@@ -35,10 +31,7 @@ pub fn ack_is_durable(log: &Log, matched: Seq) -> Verdict {
     if log.last().seq >= matched {
         return Ok(());
     }
-    Err(format!(
-        "entry {matched} is acked, on disk is {}",
-        log.last().seq
-    ))
+    Err(format!("entry {matched} is acked, on disk is {}", log.last().seq))
 }
 
 /// Anything is being said under `term` by this disk.
@@ -49,29 +42,19 @@ pub fn term_is_durable(hard: &HardState, who: Incarnation, term: Term) -> Verdic
     if hard.incarnation == who && hard.term >= term {
         return Ok(());
     }
-    Err(format!(
-        "{who:?} speaks under term {term}, on disk are {:?} and term {}",
-        hard.incarnation, hard.term
-    ))
+    Err(format!("{who:?} speaks under term {term}, on disk are {:?} and term {}", hard.incarnation, hard.term))
 }
 
 /// A writer says that `at` is committed by a quorum of `needed` voters.
 ///
 /// # Errors
 /// If fewer of their disks ever held it.
-pub fn commit_is_on_a_quorum<'a>(
-    at: &Position,
-    needed: usize,
-    voters: impl Iterator<Item = &'a Log>,
-) -> Verdict {
+pub fn commit_is_on_a_quorum<'a>(at: &Position, needed: usize, voters: impl Iterator<Item = &'a Log>) -> Verdict {
     let holders = voters.filter(|log| log.holds(at)).count();
     if holders >= needed {
         return Ok(());
     }
-    Err(format!(
-        "entry {} of term {} is committed on {holders} disks, {needed} are needed",
-        at.seq, at.term
-    ))
+    Err(format!("entry {} of term {} is committed on {holders} disks, {needed} are needed", at.seq, at.term))
 }
 
 #[cfg(test)]
@@ -85,14 +68,8 @@ mod tests {
     fn log(n: u64) -> Log {
         let mut log = Log::default();
         for _ in 0..n {
-            let entry = Entry::following(
-                &log.last(),
-                StreamId::SHARED,
-                Term(1),
-                Hlc::default(),
-                EntryKind::Noop,
-                Bytes::new(),
-            );
+            let entry =
+                Entry::following(&log.last(), StreamId::SHARED, Term(1), Hlc::default(), EntryKind::Noop, Bytes::new());
             log.entries.push_back(entry);
         }
         log
@@ -102,11 +79,7 @@ mod tests {
     fn a_vote_that_a_crash_would_forget_is_rejected() {
         let a = NodeId::new("a").expect("legal");
         let b = NodeId::new("b").expect("legal");
-        let hard = HardState {
-            term: Term(2),
-            voted_for: Some((a.clone(), Incarnation(1))),
-            ..HardState::default()
-        };
+        let hard = HardState { term: Term(2), voted_for: Some((a.clone(), Incarnation(1))), ..HardState::default() };
         assert!(vote_is_durable(&hard, Term(2), &a).is_ok());
         assert!(vote_is_durable(&hard, Term(2), &b).is_err());
         assert!(vote_is_durable(&hard, Term(3), &a).is_err());
@@ -127,10 +100,7 @@ mod tests {
         let third = log(3).last();
         assert!(commit_is_on_a_quorum(&third, 2, logs.iter()).is_ok());
         assert!(commit_is_on_a_quorum(&third, 3, logs.iter()).is_err());
-        let other = Position {
-            hash: base_ha_core::ids::Hash([1; 32]),
-            ..third
-        };
+        let other = Position { hash: base_ha_core::ids::Hash([1; 32]), ..third };
         assert!(commit_is_on_a_quorum(&other, 1, logs.iter()).is_err());
     }
 }

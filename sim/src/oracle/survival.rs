@@ -89,14 +89,8 @@ mod tests {
         assert!(oracle.became_writer(Term(1), &log(&[])).is_ok());
         oracle.acked(log(&[1, 1]).last());
         assert!(oracle.became_writer(Term(2), &log(&[1, 1, 2])).is_ok());
-        assert!(
-            oracle.became_writer(Term(2), &log(&[1])).is_err(),
-            "shorter"
-        );
-        assert!(
-            oracle.became_writer(Term(3), &log(&[1, 2, 2])).is_err(),
-            "another entry in its place"
-        );
+        assert!(oracle.became_writer(Term(2), &log(&[1])).is_err(), "shorter");
+        assert!(oracle.became_writer(Term(3), &log(&[1, 2, 2])).is_err(), "another entry in its place");
     }
 
     #[test]

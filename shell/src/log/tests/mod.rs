@@ -3,6 +3,7 @@
 
 mod crash;
 mod disk;
+mod faults;
 mod install;
 mod measure;
 mod random;

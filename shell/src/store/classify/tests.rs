@@ -213,3 +213,22 @@ fn what_depends_on_the_schema_is_not_remembered() {
     }
     assert_eq!(cache.len(), 0);
 }
+
+#[test]
+fn a_text_is_slow_by_what_it_did_or_by_the_clock_three_times_in_a_row() {
+    let known = Known::Read { single: true, strikes: AtomicU8::new(0) };
+    known.strike();
+    known.strike();
+    assert!(!known.is_slow());
+    known.is_found_quick();
+    known.strike();
+    known.strike();
+    assert!(!known.is_slow(), "not in a row");
+    known.strike();
+    assert!(known.is_slow());
+    known.is_found_quick();
+    assert!(!known.is_slow());
+    known.is_found_slow();
+    assert!(known.is_slow());
+    assert!(!Known::Write.is_slow());
+}

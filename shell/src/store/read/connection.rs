@@ -14,11 +14,12 @@ use crate::store::sqlerror;
 use base_ha_core::ids::{Hash, Seq, StreamId, Term};
 use base_ha_core::position::Position;
 use base_ha_core::time::MonoTime;
+use rusqlite::config::DbConfig;
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::{Batch, Connection, InterruptHandle, OpenFlags, Statement, StatementStatus};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// SQLite's machine reports after so many steps.
@@ -46,6 +47,9 @@ pub fn open_plain(path: &Path) -> rusqlite::Result<Connection> {
     // Without SQLITE_OPEN_URI: a path is a path, whatever it looks like.
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
+    // The last connection to close deletes the write-ahead log by its name,
+    // which after an install may be another database's.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "query_only", true)?;
     connection.pragma_update(None, "mmap_size", 0)?;
@@ -94,7 +98,10 @@ pub(super) enum Mode {
 /// Why a read ended without an answer.
 pub(super) enum Stop {
     /// It is too long for a runtime thread.
-    Budget,
+    Budget {
+        /// By what it did; otherwise by the clock alone.
+        certain: bool,
+    },
     /// A lock was held.
     Busy,
     /// For good.
@@ -108,7 +115,8 @@ impl From<ApiError> for Stop {
 }
 
 /// What the progress handler goes by. Atomics because the connection moves
-/// between threads; only the one that has it touches them.
+/// between threads; only the one that has it touches them, but for
+/// `abandoned`.
 #[derive(Default)]
 struct Meter {
     /// Calls left, `u32::MAX` for any number.
@@ -119,11 +127,11 @@ struct Meter {
     steps: AtomicU32,
     /// When to stop, in nanoseconds of the monotonic clock.
     until: AtomicU64,
-    /// 0, or the reason for stopping.
+    /// This handler stopped it: for its steps or for its time.
     tripped: AtomicU8,
+    /// Nobody waits for it any more.
+    abandoned: AtomicBool,
 }
-
-const TRIPPED: u8 = 1;
 
 impl Meter {
     fn start(&self, left: u32, until: MonoTime) {
@@ -138,11 +146,15 @@ impl Meter {
     fn tick(&self, now: impl FnOnce() -> MonoTime) -> bool {
         let ticks = self.ticks.load(Ordering::Relaxed).saturating_add(1);
         self.ticks.store(ticks, Ordering::Relaxed);
-        let stop = ticks >= self.left.load(Ordering::Relaxed) || now().0 >= self.until.load(Ordering::Relaxed);
-        if stop {
-            self.tripped.store(TRIPPED, Ordering::Relaxed);
-        }
-        stop
+        let tripped = if ticks >= self.left.load(Ordering::Relaxed) {
+            STEPS
+        } else if self.abandoned.load(Ordering::Relaxed) || now().0 >= self.until.load(Ordering::Relaxed) {
+            TIME
+        } else {
+            return false;
+        };
+        self.tripped.store(tripped, Ordering::Relaxed);
+        true
     }
 
     /// Adds a statement's steps; all so far.
@@ -152,8 +164,35 @@ impl Meter {
         all
     }
 
-    fn has_tripped(&self) -> bool {
-        self.tripped.load(Ordering::Relaxed) != 0
+    fn tripped(&self) -> u8 {
+        self.tripped.load(Ordering::Relaxed)
+    }
+}
+
+/// [`Meter::tripped`]: it took more steps than it had.
+const STEPS: u8 = 1;
+/// [`Meter::tripped`]: its time was up, or nobody waited for it.
+const TIME: u8 = 2;
+
+/// Stops a connection's read from another thread.
+pub(super) struct Brake {
+    meter: Arc<Meter>,
+    handle: InterruptHandle,
+}
+
+impl Brake {
+    /// Stops what runs, or what is about to.
+    pub(super) fn pull(&self) {
+        // The flag first: an interrupt that comes before the first step is
+        // forgotten by SQLite, one that the flag announces is not. The
+        // interrupt too: during some steps nobody looks at the flag.
+        self.meter.abandoned.store(true, Ordering::Relaxed);
+        self.handle.interrupt();
+    }
+
+    /// The read has ended; the connection may serve another.
+    pub(super) fn release(&self) {
+        self.meter.abandoned.store(false, Ordering::Relaxed);
     }
 }
 
@@ -199,8 +238,9 @@ impl Reader {
         self.generation
     }
 
-    pub(super) fn interrupt_handle(&self) -> InterruptHandle {
-        self.connection.get_interrupt_handle()
+    /// What stops this connection's read from another thread.
+    pub(super) fn brake(&self) -> Brake {
+        Brake { meter: Arc::clone(&self.meter), handle: self.connection.get_interrupt_handle() }
     }
 
     /// Whether the last read would have fitted a runtime thread.
@@ -299,7 +339,7 @@ impl Reader {
             }
             writer.row(row)?;
             if matches!(mode, Mode::Fast { .. }) && writer.len() > FAST_BYTES {
-                return Err(Stop::Budget);
+                return Err(Stop::Budget { certain: true });
             }
         }
         drop(rows);
@@ -311,14 +351,15 @@ impl Reader {
         // the same steps.
         let steps = u32::try_from(statement.reset_status(StatementStatus::VmStep)).unwrap_or(u32::MAX);
         if self.meter.add_steps(steps) > FAST_STEPS && matches!(mode, Mode::Fast { .. }) {
-            return Err(Stop::Budget);
+            return Err(Stop::Budget { certain: true });
         }
         Ok(())
     }
 
     fn stop(&self, error: &rusqlite::Error, mode: Mode) -> Stop {
-        if sqlerror::is_interrupt(error) && self.meter.has_tripped() && matches!(mode, Mode::Fast { .. }) {
-            return Stop::Budget;
+        let tripped = self.meter.tripped();
+        if sqlerror::is_interrupt(error) && tripped != 0 && matches!(mode, Mode::Fast { .. }) {
+            return Stop::Budget { certain: tripped == STEPS };
         }
         if sqlerror::is_busy(error) {
             return Stop::Busy;

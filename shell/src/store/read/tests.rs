@@ -426,6 +426,21 @@ async fn readers_do_not_keep_the_log_from_shrinking() {
     assert_eq!((busy, log), (0, 0));
 }
 
+#[tokio::test]
+async fn a_copy_is_made_beside_reads_and_not_in_quarantine() {
+    let case = Case::new(1);
+    move_to(&case.writer, 12);
+    let copied = case.reads.copy(case.dir.path().to_owned(), backup::Contents::Users).await.expect("copied");
+    assert_eq!(copied.position.seq, Seq(12));
+    let n: i64 = Connection::open(copied.file.path())
+        .and_then(|c| c.query_row("SELECT count(*) FROM t", [], |row| row.get(0)))
+        .expect("reads");
+    assert_eq!(n, 2);
+    case.reads.quarantine(true);
+    let error = case.reads.copy(case.dir.path().to_owned(), backup::Contents::Whole).await.expect_err("refused");
+    assert_eq!((error.status, error.code), (503, "quarantined"));
+}
+
 /// Tells how long a point read takes; nothing depends on it.
 #[tokio::test]
 async fn how_long_a_point_read_takes() {

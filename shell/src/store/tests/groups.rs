@@ -1,2 +1,333 @@
-//! x
+//! Groups: who shares a transaction, and what becomes of it.
+
 use super::*;
+use base_ha_core::io::Refusal;
+
+fn answer(reply: &mut Reply) -> Option<Result<WriteAnswer, WriteError>> {
+    reply.try_recv().ok()
+}
+
+fn count(store: &Store, sql: &str) -> i64 {
+    let conn = rusqlite::Connection::open(store.file()).expect("opens");
+    conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).expect("set");
+    conn.query_row(sql, [], |row| row.get(0)).expect("counted")
+}
+
+#[test]
+fn a_group_is_one_transaction_and_answers_at_its_commit() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a UNIQUE)");
+    let requests = (0..256).map(|n| vec![text(&format!("INSERT INTO t VALUES({n})"))]).collect();
+    let started = std::time::Instant::now();
+    let mut answers = pair.send_all(requests);
+    // Slow machines close a group by time.
+    let one = started.elapsed() < Duration::from_millis(5);
+    assert!(!one || pair.writer.proposals[0].1.len() == 256, "256 requests make one group");
+    assert_eq!(pair.writer.proposals.len(), 1);
+    assert_eq!(count(&pair.writer, "SELECT count(*) FROM t"), 0, "visible before it was committed");
+    assert!(answers.iter_mut().all(|a| answer(a).is_none()), "answered before COMMIT");
+    // Others arrive meanwhile: they wait and form the next group.
+    let mut duplicate = pair.send(vec![text("INSERT INTO t VALUES(1)")]);
+    let mut read = pair.send(vec![text("SELECT count(*) FROM t")]);
+    assert_eq!(pair.writer.proposals.len(), 1);
+    pair.settle();
+    let positions: Vec<_> = answers.iter_mut().map(|a| answer(a).expect("answered").expect("done").position).collect();
+    assert!(positions.windows(2).all(|w| w[1].seq == w[0].seq.next()), "one entry each, in order");
+    assert_eq!(told(&mut duplicate).expect_err("there already").code, "constraint_unique");
+    assert!(told(&mut read).expect("counted").contains("[[256]]"));
+    pair.check();
+}
+
+#[test]
+fn errors_and_empty_results_wait_for_the_commit_too() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a UNIQUE)");
+    let mut answers = pair.send_all(vec![
+        vec![text("INSERT INTO t VALUES(1)")],
+        vec![text("INSERT INTO t VALUES(1)")],
+        vec![text("SELECT count(*) FROM t")],
+    ]);
+    assert!(answers.iter_mut().all(|a| answer(a).is_none()));
+    pair.settle();
+    answer(&mut answers[0]).expect("answered").expect("done");
+    assert_eq!(told(&mut answers[1]).expect_err("twice").code, "constraint_unique");
+    let read = answer(&mut answers[2]).expect("answered").expect("done");
+    assert_eq!(read.position, pair.last(), "it saw the row, so it is at the row's position");
+}
+
+#[test]
+fn unknown_is_rolled_back_and_later_applied_exactly_once() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let mut answers = pair.send_all(vec![
+        vec![text("INSERT INTO t VALUES(1)")],
+        vec![text("SELECT 1")],
+        vec![text("INSERT INTO t VALUES(2)")],
+    ]);
+    let (id, entries) = pair.place();
+    pair.writer.jobs([
+        StoreJob::Proposed { id, first: entries[0].seq, last: entries[1].position() },
+        StoreJob::Unknown { id },
+    ]);
+    assert!(matches!(answer(&mut answers[0]), Some(Err(WriteError::Unknown))));
+    assert!(matches!(answer(&mut answers[1]), Some(Err(WriteError::Refused(Refusal::NotReady, _)))));
+    assert!(matches!(answer(&mut answers[2]), Some(Err(WriteError::Unknown))));
+    assert_eq!(count(&pair.writer, "SELECT count(*) FROM t"), 0);
+    pair.writer.pin(2, false);
+    // Another writer committed them after all.
+    pair.writer.apply(&entries);
+    pair.writer.apply(&entries);
+    pair.replica.apply(&entries);
+    assert_eq!(count(&pair.writer, "SELECT count(*) FROM t"), 2);
+    pair.check();
+}
+
+#[test]
+fn only_a_prefix_was_committed() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let mut answers = pair.send_all(vec![
+        vec![text("INSERT INTO t VALUES(1)")],
+        vec![text("INSERT INTO t VALUES(2)")],
+    ]);
+    let (id, entries) = pair.place();
+    pair.writer.jobs([
+        StoreJob::Proposed { id, first: entries[0].seq, last: entries[1].position() },
+        StoreJob::Apply { entries: entries[..1].to_vec() },
+    ]);
+    assert!(answers.iter_mut().all(|a| answer(a).is_none()), "half a group is no group");
+    pair.writer.jobs([StoreJob::Unknown { id }]);
+    assert!(matches!(answer(&mut answers[1]), Some(Err(WriteError::Unknown))));
+    assert_eq!(count(&pair.writer, "SELECT sum(a) FROM t"), 1);
+    // A new writer put something else in the second place.
+    pair.log.pop();
+    let other = pair.entry(EntryKind::Noop, Bytes::new());
+    pair.log.push(other.clone());
+    pair.writer.apply(&[other.clone()]);
+    pair.replica.apply(&[entries[0].clone(), other]);
+    pair.check();
+}
+
+#[test]
+fn entries_of_another_writer_take_the_groups_place() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let mut mine = pair.send(vec![text("INSERT INTO t VALUES('mine')")]);
+    let (id, entries) = pair.place();
+    pair.log.pop();
+    let other = pair.entry(EntryKind::Noop, Bytes::new());
+    pair.log.push(other.clone());
+    let last = entries[0].position();
+    pair.writer.jobs([StoreJob::Proposed { id, first: last.seq, last }, StoreJob::Apply { entries: vec![other.clone()] }]);
+    assert!(matches!(answer(&mut mine), Some(Err(WriteError::Unknown))));
+    pair.replica.apply(&[other]);
+    pair.check();
+}
+
+#[test]
+fn a_refused_group_comes_back_whole() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let mut answers =
+        pair.send_all(vec![vec![text("INSERT INTO t VALUES(1)")], vec![text("INSERT INTO nowhere VALUES(1)")]]);
+    let (id, _) = pair.writer.proposals.pop_front().expect("proposed");
+    pair.writer.jobs([StoreJob::Refused { id, refusal: Refusal::HandingOver }]);
+    for reply in &mut answers {
+        match answer(reply) {
+            Some(Err(WriteError::Refused(Refusal::HandingOver, rejected))) => assert_eq!(rejected.statements.len(), 1),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(count(&pair.writer, "SELECT count(*) FROM t"), 0);
+    pair.write("INSERT INTO t VALUES(1)");
+    pair.check();
+}
+
+#[test]
+fn follower_write_refused() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let (request, mut reply) = request(77, vec![text("INSERT INTO t VALUES(1)")]);
+    pair.replica.jobs([StoreJob::Write(request)]);
+    assert!(matches!(answer(&mut reply), Some(Err(WriteError::Refused(Refusal::NotWriter { .. }, _)))));
+    pair.check();
+}
+
+#[test]
+fn whoever_ends_the_transaction_runs_alone() {
+    let mut pair = Pair::new();
+    pair.write(
+        "CREATE TABLE t(a UNIQUE);
+         CREATE TRIGGER r BEFORE INSERT ON t WHEN new.a = 'raise' BEGIN SELECT RAISE(ROLLBACK, 'no'); END",
+    );
+    pair.write("INSERT INTO t VALUES('x')");
+    let mut answers = pair.send_all(vec![
+        vec![text("INSERT INTO t VALUES(1)")],
+        vec![text("INSERT OR ROLLBACK INTO t VALUES('x')")],
+        vec![text("INSERT INTO t VALUES(2)")],
+        vec![text("INSERT INTO t VALUES('raise')")],
+        vec![text("INSERT INTO t VALUES(3); INSERT OR ROLLBACK INTO t VALUES('y')")],
+        vec![text("INSERT OR ROLLBACK INTO t VALUES(3)")],
+        vec![text("INSERT INTO t VALUES(4)")],
+    ]);
+    pair.settle();
+    let codes: Vec<_> = answers.iter_mut().map(|a| told(a).map_or_else(|e| e.code, |_| "ok")).collect();
+    assert_eq!(codes, [
+        "ok",
+        "constraint_unique",
+        "ok",
+        "constraint_trigger",
+        "ok",
+        "constraint_unique",
+        "ok"
+    ]);
+    assert_eq!(count(&pair.writer, "SELECT count(*) FROM t"), 6);
+    pair.check();
+}
+
+#[test]
+fn a_statement_that_takes_too_long_harms_nobody_else() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let forever = "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
+    let (mut slow, mut timeout) = request(900, vec![text(forever)]);
+    slow.limits.deadline = RealEnv.now().mono.after(Duration::from_millis(50));
+    let (before, mut first) = request(901, vec![text("INSERT INTO t VALUES('before')")]);
+    let (after, mut second) = request(902, vec![text("INSERT INTO t VALUES('after')")]);
+    pair.writer.jobs([StoreJob::Write(before), StoreJob::Write(slow), StoreJob::Write(after)]);
+    pair.settle();
+    assert_eq!(told(&mut timeout).expect_err("stopped").code, "statement_timeout");
+    told(&mut first).expect("ran again");
+    told(&mut second).expect("ran");
+    assert_eq!(count(&pair.writer, "SELECT count(*) FROM t"), 2);
+    let (mut late, mut refused) = request(903, vec![text("INSERT INTO t VALUES('late')")]);
+    late.limits.deadline = RealEnv.now().mono;
+    pair.writer.jobs([StoreJob::Write(late)]);
+    assert_eq!(told(&mut refused).expect_err("too late").status, 503);
+    pair.check();
+}
+
+#[test]
+fn the_node_loop_gets_the_connection_back_at_once() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let forever = "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
+    let interrupt = pair.writer.interrupt.clone();
+    let raise = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        interrupt.raise();
+    });
+    let mut answers = pair.send_all(vec![vec![text("INSERT INTO t VALUES(1)")], vec![text(forever)]]);
+    raise.join().expect("raised");
+    assert!(pair.writer.proposals.is_empty());
+    pair.writer.pin(2, false);
+    for reply in &mut answers {
+        assert!(matches!(answer(reply), Some(Err(WriteError::Refused(Refusal::NotWriter { .. }, _)))));
+    }
+    pair.writer.pin(3, true);
+    pair.write("INSERT INTO t VALUES(2)");
+    pair.check();
+}
+
+#[test]
+fn too_much_for_one_entry_is_refused_before_the_append() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let entries = pair.log.len();
+    let huge = "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 80) \
+                SELECT zeroblob(1000000) FROM n";
+    assert_eq!(pair.fails(huge), "transaction_too_large");
+    assert_eq!(pair.log.len(), entries);
+    pair.write("INSERT INTO t VALUES(1)");
+    pair.check();
+}
+
+#[test]
+fn acknowledgements() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let (mut local, mut early) = request(500, vec![text("INSERT INTO t VALUES(1)")]);
+    local.ack = Ack::Local;
+    let (mut all, mut late) = request(501, vec![text("INSERT INTO t VALUES(2)")]);
+    all.ack = Ack::All;
+    pair.writer.jobs([StoreJob::Write(local), StoreJob::Write(all)]);
+    let (id, entries) = pair.place();
+    let (first, last) = (entries[0].seq, entries[1].position());
+    pair.writer.jobs([StoreJob::Proposed { id, first, last }]);
+    assert!(answer(&mut early).is_none(), "answered before the own fsync");
+    pair.writer.jobs([StoreJob::Progress { durable: first, all: Seq(0) }]);
+    let answered = answer(&mut early).expect("answered").expect("done");
+    assert_eq!(answered.position, last);
+    assert!(answer(&mut late).is_none());
+    pair.writer.jobs([StoreJob::Apply { entries: entries.clone() }]);
+    let mut done = answer(&mut late).expect("answered").expect("done").all.expect("waits for all");
+    assert!(done.try_recv().is_err());
+    pair.writer.jobs([StoreJob::Progress { durable: last.seq, all: last.seq }]);
+    assert!(done.try_recv().is_ok());
+    pair.replica.apply(&entries);
+    pair.check();
+}
+
+#[test]
+fn a_repeated_key_is_told_what_the_first_was_told() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let keyed = |id, digest: u8| {
+        let (mut request, reply) = request(id, vec![text("INSERT INTO t VALUES(1) RETURNING a, rowid")]);
+        request.idempotency_key = Some("key".into());
+        request.body_digest = [digest; 16];
+        (request, reply)
+    };
+    let (one, mut first) = keyed(1000, 1);
+    let (two, mut second) = keyed(1000, 1);
+    // Even in the same group.
+    pair.writer.jobs([StoreJob::Write(one), StoreJob::Write(two)]);
+    pair.settle();
+    let first = answer(&mut first).expect("answered").expect("done");
+    let second = answer(&mut second).expect("answered").expect("done");
+    assert!(!first.replayed && second.replayed);
+    assert_eq!((&first.body, first.position), (&second.body, second.position));
+    let (other, mut refused) = keyed(1000, 2);
+    pair.writer.jobs([StoreJob::Write(other)]);
+    assert_eq!(told(&mut refused).expect_err("another body").code, "idempotency_key_reused");
+    // The next writer knows it from the entry.
+    let Pair { writer, replica, .. } = &mut pair;
+    std::mem::swap(writer, replica);
+    pair.writer.pin(2, true);
+    let (again, mut third) = keyed(1000, 1);
+    pair.writer.jobs([StoreJob::Write(again)]);
+    let third = answer(&mut third).expect("answered").expect("done");
+    assert_eq!((third.replayed, third.body, third.position), (true, first.body, first.position));
+    assert_eq!(count(&pair.writer, "SELECT count(*) FROM t"), 1);
+    // A minted id is known by its position.
+    let (plain, mut once) = request(2000, vec![text("INSERT INTO t VALUES(2)")]);
+    let (repeat, mut twice) = request(2000, vec![text("INSERT INTO t VALUES(2)")]);
+    pair.writer.jobs([StoreJob::Write(plain), StoreJob::Write(repeat)]);
+    pair.settle();
+    let once = answer(&mut once).expect("answered").expect("done");
+    let twice = answer(&mut twice).expect("answered").expect("done");
+    assert_eq!((twice.replayed, twice.position), (true, once.position));
+    pair.check();
+}
+
+#[test]
+fn a_key_is_forgotten_after_a_day_of_the_logs_time() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let send = |pair: &mut Pair| {
+        let (mut request, mut reply) = request(1, vec![text("INSERT INTO t VALUES(1)")]);
+        request.idempotency_key = Some("k".into());
+        pair.writer.jobs([StoreJob::Write(request)]);
+        pair.settle();
+        answer(&mut reply).expect("answered").expect("done").replayed
+    };
+    assert!(!send(&mut pair));
+    assert!(send(&mut pair));
+    let hlc = Hlc::new(1_700_000_000_000 + 25 * 3600 * 1000, 0);
+    let later = Entry::following(&pair.last(), StreamId::SHARED, Term(1), hlc, EntryKind::Noop, Bytes::new());
+    pair.log.push(later.clone());
+    pair.writer.apply(&[later.clone()]);
+    pair.replica.apply(&[later]);
+    assert!(!send(&mut pair));
+    pair.check();
+}

@@ -286,7 +286,7 @@ impl<E: Env, B: Bus> Driver<E, B> {
                 // invariant, too seldom to cost anything.
                 self.node.check();
                 // A full disk or a long trim may have left something over.
-                self.to_log(LogJob::Tick);
+                self.tell_log(LogJob::Tick);
             }
         }
         self.turn.fetch_add(1, Ordering::Relaxed);
@@ -397,7 +397,7 @@ impl<E: Env, B: Bus> Driver<E, B> {
             Task::Checkpointed(result) => {
                 let trimmable = self.node.status(now).trimmable;
                 if let Some(below) = self.upkeep.checkpointed(result, trimmable) {
-                    self.to_log(LogJob::Trim { below });
+                    self.tell_log(LogJob::Trim { below });
                 }
             }
             Task::Scrubbed(result) => {
@@ -432,7 +432,7 @@ impl<E: Env, B: Bus> Driver<E, B> {
                     self.cluster = hard.cluster;
                     self.bus.joined(hard.cluster);
                 }
-                self.to_log(LogJob::Persist { id, record });
+                self.tell_log(LogJob::Persist { id, record });
             }
             Output::Send { route, envelope } => self.send(&route, &envelope),
             Output::Apply { from, through, entries } => {
@@ -446,15 +446,15 @@ impl<E: Env, B: Bus> Driver<E, B> {
                 }
             }
             Output::LoadLog { id, from, through, bytes_max } => {
-                self.to_log(LogJob::Load { id, from, through, bytes_max });
+                self.tell_log(LogJob::Load { id, from, through, bytes_max });
             }
             Output::FetchSnapshot { from, at_least, reseed } => self.fetch_snapshot(from, at_least, reseed),
-            Output::Proposed { id, first, last } => self.to_store(StoreJob::Proposed { id, first, last }),
-            Output::ProposalRefused { id, refusal } => self.to_store(StoreJob::Refused { id, refusal }),
-            Output::ProposalUnknown { id } => self.to_store(StoreJob::Unknown { id }),
+            Output::Proposed { id, first, last } => self.tell_store(StoreJob::Proposed { id, first, last }),
+            Output::ProposalRefused { id, refusal } => self.tell_store(StoreJob::Refused { id, refusal }),
+            Output::ProposalUnknown { id } => self.tell_store(StoreJob::Unknown { id }),
             Output::Progress { durable, committed, all } => {
                 self.publisher.committed(committed);
-                self.to_store(StoreJob::Progress { durable, all });
+                self.tell_store(StoreJob::Progress { durable, all });
             }
             Output::ReadReady { id, at } => {
                 if let Some(Call::Read(reply)) = self.calls.remove(&id) {
@@ -496,7 +496,7 @@ impl<E: Env, B: Bus> Driver<E, B> {
             // the store looks at is this pin.
             (store.interrupt)();
         }
-        self.to_store(StoreJob::Pin(pin.clone()));
+        self.tell_store(StoreJob::Pin(pin.clone()));
         self.publisher.set_pin(pin);
     }
 
@@ -520,10 +520,10 @@ impl<E: Env, B: Bus> Driver<E, B> {
     fn feed_store(&mut self) {
         loop {
             match self.pump.next() {
-                Some(apply::Step::Send(entries)) => self.to_store(StoreJob::Apply { entries }),
+                Some(apply::Step::Send(entries)) => self.tell_store(StoreJob::Apply { entries }),
                 Some(apply::Step::Load { from, through, bytes_max }) => {
                     let (reply, loaded) = oneshot::channel();
-                    self.to_log(LogJob::LoadForApply { from, through, bytes_max, reply });
+                    self.tell_log(LogJob::LoadForApply { from, through, bytes_max, reply });
                     self.errand(loaded, Task::LoadedForApply);
                 }
                 None => return,
@@ -536,18 +536,18 @@ impl<E: Env, B: Bus> Driver<E, B> {
         match self.upkeep.tick(now.mono, self.pump.taken_bytes()) {
             Some(upkeep::Chore::Checkpoint) => {
                 let (reply, done) = oneshot::channel();
-                self.to_store(StoreJob::Checkpoint { reply });
+                self.tell_store(StoreJob::Checkpoint { reply });
                 self.errand(done, Task::Checkpointed);
             }
             Some(upkeep::Chore::Trim) => {
                 let below = self.node.status(now).trimmable;
                 if let Some(below) = self.upkeep.trim(below) {
-                    self.to_log(LogJob::Trim { below });
+                    self.tell_log(LogJob::Trim { below });
                 }
             }
             Some(upkeep::Chore::Scrub) => {
                 let (reply, done) = oneshot::channel();
-                self.to_store(StoreJob::Scrub { reply });
+                self.tell_store(StoreJob::Scrub { reply });
                 self.errand(done, Task::Scrubbed);
             }
             None => {}
@@ -566,13 +566,13 @@ impl<E: Env, B: Bus> Driver<E, B> {
         });
     }
 
-    fn to_log(&mut self, job: LogJob) {
+    fn tell_log(&mut self, job: LogJob) {
         if self.log.send(job).is_err() && self.ended.is_none() {
             self.fatal("the log worker has ended");
         }
     }
 
-    fn to_store(&mut self, job: StoreJob) {
+    fn tell_store(&mut self, job: StoreJob) {
         let Some(store) = &self.store else { return };
         if store.worker.send(job).is_err() && self.ended.is_none() {
             self.fatal("the store worker has ended");

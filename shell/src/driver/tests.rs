@@ -1,4 +1,5 @@
 //! The loop with a log that confirms everything and no peers.
+#![allow(clippy::result_large_err, reason = "a worker that has ended gives the job back")]
 
 use super::{Driver, Ended, FetchOrder, Parts, StoreSide};
 use crate::api::{LogJob, NodeEvent, StoreJob, View};

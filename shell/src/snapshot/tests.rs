@@ -1,4 +1,5 @@
 //! Copies that arrive, and copies that must not be believed.
+#![allow(clippy::result_large_err, reason = "a worker that has ended gives the job back")]
 
 use super::fetch::{Failure, Fetcher, Readers, receive_file};
 use super::record::{self, Kind};

@@ -8,7 +8,7 @@
 
 use super::capture::Rows;
 use super::execute::{is_corrupt, is_full};
-use super::guard::{Caller, Ddl, Info};
+use super::guard::{Caller, Info};
 use super::open::{Engine, Role};
 use super::requests::Recent;
 use super::schema::{Table, quoted};
@@ -121,13 +121,9 @@ impl Engine {
         if backlog.iter().take(count).any(|e| e.kind == EntryKind::Data) {
             self.become_role(Role::Replica).map_err(|f| (0, halt(&f, self.applied.seq)))?;
         }
-        if self.foreign_write().map_err(|f| (0, halt(&f, self.applied.seq)))? {
-            return Err((0, Halt::Damaged("another process wrote data.db".into())));
-        }
         self.begin().map_err(|f| (0, halt(&f, self.applied.seq)))?;
         let mut membership: Option<(Seq, Membership)> = None;
-        for n in 0..count {
-            let entry = &backlog[n];
+        for (n, entry) in backlog.iter().take(count).enumerate() {
             let outcome = self.apply_entry(entry, &mut membership);
             if let Err(fault) = outcome {
                 let at = entry.seq;
@@ -301,11 +297,7 @@ impl Engine {
         }
         {
             let mut capture = self.ctx.capture.borrow_mut();
-            let by_module = match &kind {
-                Ddl::CreateVirtual | Ddl::DropVirtual => true,
-                Ddl::AlterTable(name) => capture.schema.is_virtual(name),
-                Ddl::CreateTable(_) | Ddl::Analyze | Ddl::Reindex | Ddl::Other => false,
-            };
+            let by_module = capture.is_by_module(&kind);
             capture.rows = if by_module { Rows::Ignore } else { Rows::Hash };
         }
         let result = statement.run();

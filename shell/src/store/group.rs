@@ -75,15 +75,7 @@ impl Inner {
     /// Returns with a group open, or with progress made, or fenced.
     pub(super) fn run_group(&mut self) {
         let Some(engine) = &mut self.engine else { return };
-        let begun = engine.become_role(Role::Writer).and_then(|()| {
-            if engine.foreign_write()? {
-                return Err(super::sys::Failure {
-                    code: super::open::FOREIGN_WRITE,
-                    message: "another process wrote data.db".into(),
-                });
-            }
-            engine.begin()
-        });
+        let begun = engine.become_role(Role::Writer).and_then(|()| engine.begin());
         if let Err(failure) = begun {
             self.fence(match failure.code {
                 super::open::FOREIGN_WRITE => Halt::Damaged(failure.message),

@@ -155,9 +155,7 @@ fn refusal(caller: Caller, info: &mut Info, action: Action<'_>) -> Option<String
         | ffi::SQLITE_DROP_TEMP_INDEX
         | ffi::SQLITE_DROP_TEMP_TABLE
         | ffi::SQLITE_DROP_TEMP_TRIGGER
-        | ffi::SQLITE_DROP_TEMP_VIEW => {
-            Some("temporary objects are not allowed: requests share one connection".into())
-        }
+        | ffi::SQLITE_DROP_TEMP_VIEW => Some("temporary objects are not allowed: requests share one connection".into()),
         // ANALYZE makes its own tables first.
         ffi::SQLITE_CREATE_TABLE if has_prefix(first, "sqlite_stat") => schema(info, Ddl::Analyze, database, "", ""),
         ffi::SQLITE_CREATE_TABLE if has_prefix(first, "sqlite_") => None,

@@ -92,7 +92,9 @@ fn foreign_keys_act_on_the_writer_only() {
 #[test]
 fn redelivery_idempotent() {
     let mut pair = Pair::new();
-    pair.write("CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p ON DELETE CASCADE); CREATE TABLE k(a)");
+    pair.write(
+        "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p ON DELETE CASCADE); CREATE TABLE k(a)",
+    );
     pair.write("INSERT INTO p VALUES(1); INSERT INTO c VALUES(1), (1); INSERT INTO k VALUES(1)");
     let log = pair.log.clone();
     pair.replica.apply(&log);
@@ -152,11 +154,10 @@ fn poison_message_fails_health() {
         set(vec![], vec![Change::Ddl { sql: "ATTACH 'x' AS y".into(), epoch: 2 }]),
         set(vec![], vec![Change::Ddl { sql: "DROP TABLE _ha_meta".into(), epoch: 2 }]),
         set(vec![], vec![Change::Ddl { sql: " -- nothing".into(), epoch: 2 }]),
-        set(vec![shape("_ha_meta", &["key", "value"])], vec![Change::Delete {
-            table: 0,
-            rowid: 1,
-            old: vec![Value::Null, Value::Null],
-        }]),
+        set(
+            vec![shape("_ha_meta", &["key", "value"])],
+            vec![Change::Delete { table: 0, rowid: 1, old: vec![Value::Null, Value::Null] }],
+        ),
     ];
     for (n, payload) in bad.into_iter().enumerate() {
         let mut pair = Pair::new();
@@ -177,7 +178,7 @@ fn poison_message_fails_health() {
         assert_eq!(pair.replica.position, good.position());
         // Nor after a restart: it halts again and does not crash.
         pair.replica = std::mem::replace(&mut pair.replica, Store::open()).reopen();
-        pair.replica.apply(&[poison.clone()]);
+        pair.replica.apply(std::slice::from_ref(&poison));
         assert_eq!(pair.replica.health, [StoreHealth::ApplyHalted { at: poison.seq }], "case {n}");
     }
 }
@@ -191,7 +192,7 @@ fn apply_never_panics() {
     assert!(decode_changeset(payload.clone()).is_ok());
     let create = pair.log[0].clone();
     let mut before = Store::open();
-    before.apply(&[create.clone()]);
+    before.apply(std::slice::from_ref(&create));
     let content = before.content;
     // Every byte changed, every cut: the checksum catches most, and what has a
     // right checksum (re-sealed below) must still not pass in part.
@@ -219,7 +220,7 @@ fn apply_never_panics() {
         let bytes = encode_changeset(&broken);
         let hlc = Hlc(1 << 20);
         let entry = Entry::following(&create.position(), StreamId::SHARED, Term(1), hlc, EntryKind::Data, bytes);
-        before.apply(&[entry.clone()]);
+        before.apply(std::slice::from_ref(&entry));
         assert_eq!(before.health.pop(), Some(StoreHealth::ApplyHalted { at: entry.seq }));
         before = before.reopen();
         assert_eq!(before.content, content);
@@ -294,7 +295,13 @@ fn sql_that_reaches_elsewhere_is_refused() {
         "unsupported_schema",
         "rows that cannot be addressed"
     );
-    for sql in ["PRAGMA user_version", "PRAGMA table_info(t)", "PRAGMA foreign_key_check", "EXPLAIN DROP TABLE t", "EXPLAIN QUERY PLAN SELECT * FROM t"] {
+    for sql in [
+        "PRAGMA user_version",
+        "PRAGMA table_info(t)",
+        "PRAGMA foreign_key_check",
+        "EXPLAIN DROP TABLE t",
+        "EXPLAIN QUERY PLAN SELECT * FROM t",
+    ] {
         pair.write(sql);
     }
     pair.check();

@@ -29,7 +29,7 @@ fn founded() -> Pair {
     let mut pair = Pair::new();
     let config = pair.entry(EntryKind::Config, encode_membership(&membership()));
     pair.log.push(config.clone());
-    pair.writer.apply(&[config.clone()]);
+    pair.writer.apply(std::slice::from_ref(&config));
     pair.replica.apply(&[config]);
     pair.write("CREATE TABLE t(a)");
     pair.write("INSERT INTO t VALUES(1), (2)");

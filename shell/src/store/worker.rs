@@ -170,6 +170,7 @@ impl Inner {
                     let _ = done.send(());
                 }
             }
+            StoreJob::Tick => {}
             StoreJob::Checkpoint { reply } => self.checkpoints.push(reply),
             StoreJob::Install { file, reply } => {
                 self.abandon_group();

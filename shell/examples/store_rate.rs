@@ -106,7 +106,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 replica.worker.run(&mut VecDeque::from([StoreJob::Apply { entries }]));
                 on_replica += cpu() - start;
             }
-            lost += answers.iter_mut().filter(|a| !matches!(a.try_recv(), Ok(Ok(_)))).count() as u64;
+            lost += answers.into_iter().map(|mut a| u64::from(!matches!(a.try_recv(), Ok(Ok(_))))).sum::<u64>();
         }
         let per = |d: Duration| d.as_secs_f64() * 1e6 / (groups * size) as f64;
         println!("{name:<34} {:>6.2} us writer  {:>6.2} us replica", per(on_writer), per(on_replica));

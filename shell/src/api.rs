@@ -174,6 +174,10 @@ pub enum StoreJob {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Installed, ApiError>>,
     },
+    /// Nothing new, only time: see whether a full disk has room again. Without
+    /// it a replica whose disk was full would wait for entries that nobody
+    /// sends it before it has taken those it holds.
+    Tick,
     /// Recompute the content hash from the rows and compare.
     Scrub {
         /// Where the answer goes: the recomputed and the running hash.

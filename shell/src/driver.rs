@@ -287,6 +287,7 @@ impl<E: Env, B: Bus> Driver<E, B> {
                 self.node.check();
                 // A full disk or a long trim may have left something over.
                 self.tell_log(LogJob::Tick);
+                self.tell_store(StoreJob::Tick);
             }
         }
         self.turn.fetch_add(1, Ordering::Relaxed);

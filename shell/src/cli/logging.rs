@@ -33,9 +33,9 @@ pub fn start(logging: &Logging, node: &NodeId) {
     };
 }
 
-/// Puts the node's name into what another format writes: in front of a text,
-/// as the first field of an object. A span could not do it: tasks and threads
-/// do not inherit one.
+/// Puts the node's name into what another format writes, unless the event says
+/// it itself: in front of a text, as the first field of an object. A span
+/// could not do it: tasks and threads do not inherit one.
 struct Named<F> {
     inner: F,
     node: NodeId,
@@ -49,6 +49,9 @@ where
     F: FormatEvent<S, N>,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        if event.metadata().fields().field("node").is_some() {
+            return self.inner.format_event(context, writer, event);
+        }
         if !self.json {
             write!(writer, "{} ", self.node)?;
             return self.inner.format_event(context, writer, event);
@@ -61,5 +64,48 @@ where
             Some(rest) => write!(writer, "{{\"node\":\"{}\",{rest}", self.node),
             None => writer.write_str(&line),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("one thread").write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn json_lines_name_the_node_once() {
+        let memory = Memory::default();
+        let writer = memory.clone();
+        let inner = format().json().flatten_event(true).with_current_span(false).with_span_list(false);
+        let node = NodeId::new("base-0").expect("legal");
+        let subscriber = tracing_subscriber::fmt()
+            .fmt_fields(format::JsonFields::new())
+            .event_format(Named { inner, node, json: true })
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!("plain");
+            tracing::info!(node = "base-0", term = 7, "with fields");
+        });
+        let text = String::from_utf8(memory.0.lock().expect("one thread").clone()).expect("text");
+        for line in text.lines() {
+            assert_eq!(line.matches("\"node\":\"base-0\"").count(), 1, "{line}");
+            assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
+        }
+        assert_eq!(text.lines().count(), 2);
     }
 }

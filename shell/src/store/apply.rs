@@ -8,7 +8,7 @@
 
 use super::capture::Rows;
 use super::execute::{is_corrupt, is_full};
-use super::guard::{Caller, Ddl, Info};
+use super::guard::{Caller, Info};
 use super::open::{Engine, Role};
 use super::requests::Recent;
 use super::schema::{Table, quoted};
@@ -40,8 +40,8 @@ pub(super) enum Halt {
         /// In words.
         why: String,
     },
-    /// No room; to be tried again.
-    Full,
+    /// No room, or someone else holds the write lock; to be tried again.
+    Stuck(String),
     /// The file is damaged or was written by someone else.
     Damaged(String),
     /// The disk fails: the process must end.
@@ -121,13 +121,9 @@ impl Engine {
         if backlog.iter().take(count).any(|e| e.kind == EntryKind::Data) {
             self.become_role(Role::Replica).map_err(|f| (0, halt(&f, self.applied.seq)))?;
         }
-        if self.foreign_write().map_err(|f| (0, halt(&f, self.applied.seq)))? {
-            return Err((0, Halt::Damaged("another process wrote data.db".into())));
-        }
         self.begin().map_err(|f| (0, halt(&f, self.applied.seq)))?;
         let mut membership: Option<(Seq, Membership)> = None;
-        for n in 0..count {
-            let entry = &backlog[n];
+        for (n, entry) in backlog.iter().take(count).enumerate() {
             let outcome = self.apply_entry(entry, &mut membership);
             if let Err(fault) = outcome {
                 let at = entry.seq;
@@ -301,11 +297,7 @@ impl Engine {
         }
         {
             let mut capture = self.ctx.capture.borrow_mut();
-            let by_module = match &kind {
-                Ddl::CreateVirtual | Ddl::DropVirtual => true,
-                Ddl::AlterTable(name) => capture.schema.is_virtual(name),
-                Ddl::CreateTable(_) | Ddl::Analyze | Ddl::Reindex | Ddl::Other => false,
-            };
+            let by_module = capture.is_by_module(&kind);
             capture.rows = if by_module { Rows::Ignore } else { Rows::Hash };
         }
         let result = statement.run();
@@ -341,18 +333,15 @@ impl Engine {
     }
 }
 
-fn halt(failure: &Failure, at: Seq) -> Halt {
+/// What a failure outside COMMIT means for the replica, at entry `at`.
+pub(super) fn halt(failure: &Failure, at: Seq) -> Halt {
     use rusqlite::ffi;
     if failure.code == super::open::FOREIGN_WRITE || is_corrupt(failure) {
         return Halt::Damaged(failure.to_string());
     }
-    if is_full(failure) {
-        return Halt::Full;
-    }
     match failure.primary() {
-        ffi::SQLITE_IOERR | ffi::SQLITE_NOMEM | ffi::SQLITE_CANTOPEN | ffi::SQLITE_BUSY => {
-            Halt::Fatal(failure.to_string())
-        }
+        ffi::SQLITE_FULL | ffi::SQLITE_BUSY => Halt::Stuck(failure.to_string()),
+        ffi::SQLITE_IOERR | ffi::SQLITE_NOMEM | ffi::SQLITE_CANTOPEN => Halt::Fatal(failure.to_string()),
         _ => Halt::Entry { at, why: failure.to_string() },
     }
 }
@@ -361,7 +350,7 @@ fn halt(failure: &Failure, at: Seq) -> Halt {
 /// disk can no longer be believed (R11).
 pub(super) fn commit_halt(failure: &Failure) -> Halt {
     match failure {
-        f if is_full(f) => Halt::Full,
+        f if is_full(f) => Halt::Stuck(f.to_string()),
         f => Halt::Fatal(format!("COMMIT failed: {f}")),
     }
 }

@@ -4,7 +4,7 @@
 //! when the connection may not be believed or not commit. One [`Ctx`] belongs
 //! to one connection at a time. Knows nothing of requests or of who asked.
 
-use super::guard::{Caller, Info, judge};
+use super::guard::{Caller, Ddl, Info, judge};
 use super::hash::{self, Sums};
 use super::schema::{Schema, Table, has_prefix, same};
 use super::schema_sql::is_own;
@@ -114,6 +114,16 @@ impl Ctx {
 }
 
 impl Capture {
+    /// Whether a schema statement is carried out by a virtual table's module,
+    /// which then does the same by itself on every node.
+    pub(super) fn is_by_module(&self, kind: &Ddl) -> bool {
+        match kind {
+            Ddl::CreateVirtual | Ddl::DropVirtual => true,
+            Ddl::AlterTable(name) => self.schema.is_virtual(name),
+            Ddl::CreateTable(_) | Ddl::Analyze | Ddl::Reindex | Ddl::Other => false,
+        }
+    }
+
     /// Forgets which table the last event was about: its shape may change.
     pub(super) fn forget_last(&mut self) {
         self.last = None;
@@ -162,10 +172,10 @@ impl Capture {
             }
         };
         if event.op != RowOp::Insert {
-            note(event.old(0)?);
+            note(event.before(0)?);
         }
         if event.op != RowOp::Delete {
-            note(event.new(0)?);
+            note(event.after(0)?);
         }
         Ok(())
     }
@@ -173,11 +183,11 @@ impl Capture {
     fn hash(&mut self, table: &Table, event: &RowEvent<'_>) -> Result<(), i32> {
         let at = |place: usize| table.columns[place].declared;
         if event.op != RowOp::Insert {
-            let old = hash::row(table, event.old_rowid, &mut self.scratch, |n| event.old(at(n)))?;
+            let old = hash::row(table, event.old_rowid, &mut self.scratch, |n| event.before(at(n)))?;
             self.sums.add(table.sum, old.wrapping_neg());
         }
         if event.op != RowOp::Delete {
-            let new = hash::row(table, event.new_rowid, &mut self.scratch, |n| event.new(at(n)))?;
+            let new = hash::row(table, event.new_rowid, &mut self.scratch, |n| event.after(at(n)))?;
             self.sums.add(table.sum, new);
         }
         Ok(())
@@ -189,14 +199,14 @@ impl Capture {
         let failed = Cell::new(None);
         let old = |n: usize| {
             let column = &table.columns[n];
-            event.old(column.declared).map(|v| column.exact(v)).unwrap_or_else(|code| {
+            event.before(column.declared).map(|v| column.exact(v)).unwrap_or_else(|code| {
                 failed.set(Some(code));
                 ValueRef::Null
             })
         };
         let new = |n: usize| {
             let column = &table.columns[n];
-            event.new(column.declared).map(|v| column.exact(v)).unwrap_or_else(|code| {
+            event.after(column.declared).map(|v| column.exact(v)).unwrap_or_else(|code| {
                 failed.set(Some(code));
                 ValueRef::Null
             })

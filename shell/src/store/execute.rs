@@ -31,7 +31,6 @@ pub(super) struct Prepared {
     consumed: usize,
     /// AUTOINCREMENT tables into which it may insert.
     counters: Vec<String>,
-    explain: bool,
 }
 
 /// Longer texts are prepared each time: they are imports, not traffic.
@@ -263,9 +262,8 @@ impl Engine {
             Ok((None, _)) => return Ok(None),
             Err(failure) => return Err(Trouble::Sqlite(failure, info.denied.take())),
         };
-        let explain = stmt.is_explain();
-        if explain {
-            info = Info::default();
+        if stmt.is_explain() {
+            info = Info::default(); // it would, but does not
         }
         if let (None, Some(table)) = (&info.ddl, &info.writes_internal) {
             let why = format!("the table {table} is SQLite's own and cannot be written");
@@ -278,7 +276,7 @@ impl Engine {
             .filter(|name| capture.schema.find(name).is_some_and(|t| t.autoincrement))
             .cloned()
             .collect();
-        Ok(Some(Prepared { stmt, info, consumed, counters, explain }))
+        Ok(Some(Prepared { stmt, info, consumed, counters }))
     }
 
     /// Runs one statement to its end; says whether it changed the schema.
@@ -288,19 +286,19 @@ impl Engine {
         results: &mut ResultWriter,
         run: &mut Running,
     ) -> Result<bool, Trouble> {
-        let Prepared { stmt, info, counters, explain, .. } = prepared;
-        if let Some(kind) = &info.ddl {
-            let mut capture = self.ctx.capture.borrow_mut();
-            let by_module = match kind {
-                Ddl::CreateVirtual | Ddl::DropVirtual => true,
-                Ddl::AlterTable(name) => capture.schema.is_virtual(name),
-                Ddl::CreateTable(_) | Ddl::Analyze | Ddl::Reindex | Ddl::Other => false,
-            };
-            if by_module {
-                capture.rows = Rows::Ignore;
-            }
+        let Prepared { stmt, info, counters, .. } = prepared;
+        let by_module = match &info.ddl {
+            Some(kind) => self.ctx.capture.borrow().is_by_module(kind),
+            None => false,
+        };
+        if by_module {
+            // Rows that other virtual tables hold back would be written during
+            // this statement, and ignored with its own.
+            self.flush_virtual()?;
+            self.ctx.caller.set(Caller::User);
+            self.ctx.capture.borrow_mut().rows = Rows::Ignore;
         }
-        let stepped = Self::step_through(&self.conn, stmt, info, *explain, results);
+        let stepped = Self::step_through(&self.conn, stmt, info, results);
         self.ctx.capture.borrow_mut().rows = Rows::Log;
         stepped?;
         run.defers |= info.defers_foreign_keys;
@@ -342,7 +340,6 @@ impl Engine {
         conn: &super::sys::Conn<super::capture::Ctx>,
         stmt: &mut Stmt,
         info: &Info,
-        explain: bool,
         results: &mut ResultWriter,
     ) -> Result<(), Trouble> {
         let columns = stmt.column_count();
@@ -360,7 +357,6 @@ impl Engine {
             results.values((0..columns).map(|n| sql_value(stmt.column(n))))?;
             more = stmt.step()?;
         }
-        debug_assert!(!explain || info.ddl.is_none());
         Ok(())
     }
 
@@ -469,13 +465,7 @@ impl Engine {
         body: &Bytes,
         run: &Running,
     ) -> Result<Option<Bytes>, Trouble> {
-        // Virtual tables hold rows back until a savepoint: they must fall into
-        // this request and not into the next, or into COMMIT.
-        let has_virtual = self.ctx.capture.borrow().schema.has_virtual();
-        if has_virtual {
-            self.own.flush.run()?;
-            self.own.flush_release.run()?;
-        }
+        self.flush_virtual()?;
         // A violation that a later request would heal is one all the same:
         // this request's entry may be the last that is committed.
         if self.conn.deferred_violation() {
@@ -499,6 +489,18 @@ impl Engine {
             Ok(payload) => Ok(Some(payload)),
             Err(_) => Err(problem::too_large().into()),
         }
+    }
+
+    /// Virtual tables hold rows back until a savepoint: they must fall into
+    /// this request and not into the next, or into COMMIT.
+    fn flush_virtual(&mut self) -> Result<(), Failure> {
+        let has_virtual = self.ctx.capture.borrow().schema.has_virtual();
+        if has_virtual {
+            self.ctx.caller.set(Caller::Store);
+            self.own.flush.run()?;
+            self.own.flush_release.run()?;
+        }
+        Ok(())
     }
 
     /// Reads the counters of AUTOINCREMENT tables back: an ignored insert moves

@@ -365,10 +365,7 @@ impl Engine {
         assert!(!self.conn.in_transaction(), "a connection changes its role inside a transaction");
         // A foreign commit must not hide behind the new connection's fresh
         // count.
-        if self.foreign_write()? {
-            let message = "another process wrote data.db".to_owned();
-            return Err(Failure { code: FOREIGN_WRITE, message });
-        }
+        self.check_foreign_write()?;
         self.ctx.caller.set(Caller::Store);
         let conn = Conn::open(&self.path, self.ctx.clone())?;
         configure(&conn, role)?;
@@ -383,23 +380,30 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether another connection committed to the file since it was opened.
-    ///
-    /// # Errors
-    /// What SQLite says.
-    pub(super) fn foreign_write(&mut self) -> Result<bool, Failure> {
-        Ok(self.own.data_version.integer()?.unwrap_or(0) != self.data_version)
+    /// Fails if another connection committed to the file since it was opened.
+    fn check_foreign_write(&mut self) -> Result<(), Failure> {
+        match self.own.data_version.integer()? == Some(self.data_version) {
+            true => Ok(()),
+            false => Err(Failure { code: FOREIGN_WRITE, message: "another process wrote data.db".to_owned() }),
+        }
     }
 
     /// Starts the transaction of a group or batch.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// What SQLite says; [`FOREIGN_WRITE`]. No transaction is open then.
     pub(super) fn begin(&mut self) -> Result<(), Failure> {
         self.ctx.caller.set(Caller::Store);
         // Poison of an earlier transaction went with it.
         self.ctx.take_poison();
-        self.own.begin.run()
+        self.own.begin.run()?;
+        // Looked at under the write lock: nobody can commit between this and
+        // the own COMMIT.
+        let result = self.check_foreign_write();
+        if result.is_err() {
+            self.rollback();
+        }
+        result
     }
 
     /// Ends the transaction, nothing done.
@@ -517,6 +521,31 @@ impl Engine {
         let mut capture = self.ctx.capture.borrow_mut();
         capture.sums.keep_group();
         capture.cut = false;
+        Ok(())
+    }
+
+    /// Sees whether there is room for a little more, by writing it and taking
+    /// it back. SQLite says "full" of a disk and of an AUTOINCREMENT table
+    /// whose rowids have run out alike.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub(super) fn probe_room(&mut self) -> Result<(), Failure> {
+        for sql in [
+            "INSERT OR REPLACE INTO main._ha_meta(key, value) VALUES('room', zeroblob(65536))",
+            "DELETE FROM main._ha_meta WHERE key = 'room'",
+        ] {
+            self.begin()?;
+            let tried = self
+                .conn
+                .prepare_one(sql)
+                .and_then(|mut statement| statement.run())
+                .and_then(|()| self.commit(self.applied, self.hlc));
+            if tried.is_err() {
+                self.rollback();
+                return tried;
+            }
+        }
         Ok(())
     }
 

@@ -138,7 +138,7 @@ impl Engine {
         ])?;
         // Now and then the oldest go: each node by the stamps in the log, so
         // all forget the same keys.
-        if position.seq.0 % 256 == 0 {
+        if position.seq.0.is_multiple_of(256) {
             let oldest = Hlc::new(hlc.millis().saturating_sub(KEY_AGE_MS), 0);
             self.own.expire_requests.run_with(&[ValueRef::Integer(oldest.0 as i64)])?;
         }

@@ -75,7 +75,7 @@ impl RowEvent<'_> {
     ///
     /// # Errors
     /// SQLite's code: out of memory, or a virtual generated column.
-    pub(super) fn old(&self, column: usize) -> Result<ValueRef<'_>, i32> {
+    pub(super) fn before(&self, column: usize) -> Result<ValueRef<'_>, i32> {
         let mut value = ptr::null_mut();
         // SAFETY: the event exists only while SQLite runs the hook of `db`;
         // SQLite checks the index and the kind of event itself.
@@ -90,15 +90,15 @@ impl RowEvent<'_> {
     /// A column's value after, by its declared place.
     ///
     /// # Errors
-    /// As [`RowEvent::old`].
-    pub(super) fn new(&self, column: usize) -> Result<ValueRef<'_>, i32> {
+    /// As [`RowEvent::before`].
+    pub(super) fn after(&self, column: usize) -> Result<ValueRef<'_>, i32> {
         let mut value = ptr::null_mut();
-        // SAFETY: as in `old`.
+        // SAFETY: as in `before`.
         let code = unsafe { ffi::sqlite3_preupdate_new(self.db, column as c_int, &mut value) };
         if code != ffi::SQLITE_OK || value.is_null() {
             return Err(code);
         }
-        // SAFETY: as in `old`.
+        // SAFETY: as in `before`.
         Ok(unsafe { borrow_value(value) })
     }
 }
@@ -237,7 +237,7 @@ impl<H: Hooks> Conn<H> {
         let start = sql.as_ptr().cast::<c_char>();
         // SAFETY: `start` has `len` bytes; SQLite stops at a NUL or at `len`.
         let code = unsafe {
-            ffi::sqlite3_prepare_v3(self.db(), start, len, ffi::SQLITE_PREPARE_PERSISTENT as u32, &mut raw, &mut tail)
+            ffi::sqlite3_prepare_v3(self.db(), start, len, ffi::SQLITE_PREPARE_PERSISTENT, &mut raw, &mut tail)
         };
         if code != ffi::SQLITE_OK {
             return Err(self.failure(code));

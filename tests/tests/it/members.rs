@@ -28,8 +28,10 @@ fn a_member_is_removed_and_a_witness_added() {
     let done = base_ha(&["cluster", "--url", &url, "remove", "node-3"]);
     assert!(done.status.success(), "{}", text(&done));
     cluster[2].kill();
-    let members = base_ha(&["cluster", "--url", &url, "members"]);
-    assert!(!text(&members).contains("node-3"), "{}", text(&members));
+    eventually("it is no member", || {
+        let members = text(&base_ha(&["cluster", "--url", &url, "members"]));
+        holds(members.contains("node-2") && !members.contains("node-3"), members)
+    });
     let witness = cluster.add("witness");
     cluster[witness].set("BASE_WITNESS", "true");
     let at = cluster[witness].url();

@@ -167,8 +167,7 @@ fn to_copy(children: &[Child], writer: Option<usize>) -> Vec<String> {
         Some(child) => format!("kill -9 {}", child.pid()),
         None => "(there is no writer just now)".into(),
     };
-    let sql =
-        "CREATE TABLE IF NOT EXISTS notes(id INTEGER PRIMARY KEY, text); INSERT INTO notes(text) VALUES(datetime())";
+    let sql = "CREATE TABLE IF NOT EXISTS notes(text); INSERT INTO notes VALUES(datetime())";
     vec![
         format!("write           curl {}/query -d '{{\"sql\":\"{sql}\"}}'", first.url()),
         format!("read elsewhere  curl {}/query -d '{{\"sql\":\"SELECT * FROM notes\"}}'", other.url()),

@@ -178,7 +178,7 @@ fn poison_message_fails_health() {
         assert_eq!(pair.replica.position, good.position());
         // Nor after a restart: it halts again and does not crash.
         pair.replica = std::mem::replace(&mut pair.replica, Store::open()).reopen();
-        pair.replica.apply(&[poison.clone()]);
+        pair.replica.apply(std::slice::from_ref(&poison));
         assert_eq!(pair.replica.health, [StoreHealth::ApplyHalted { at: poison.seq }], "case {n}");
     }
 }
@@ -192,7 +192,7 @@ fn apply_never_panics() {
     assert!(decode_changeset(payload.clone()).is_ok());
     let create = pair.log[0].clone();
     let mut before = Store::open();
-    before.apply(&[create.clone()]);
+    before.apply(std::slice::from_ref(&create));
     let content = before.content;
     // Every byte changed, every cut: the checksum catches most, and what has a
     // right checksum (re-sealed below) must still not pass in part.
@@ -220,7 +220,7 @@ fn apply_never_panics() {
         let bytes = encode_changeset(&broken);
         let hlc = Hlc(1 << 20);
         let entry = Entry::following(&create.position(), StreamId::SHARED, Term(1), hlc, EntryKind::Data, bytes);
-        before.apply(&[entry.clone()]);
+        before.apply(std::slice::from_ref(&entry));
         assert_eq!(before.health.pop(), Some(StoreHealth::ApplyHalted { at: entry.seq }));
         before = before.reopen();
         assert_eq!(before.content, content);

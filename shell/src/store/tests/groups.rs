@@ -100,7 +100,7 @@ fn only_a_prefix_was_committed() {
     pair.log.pop();
     let other = pair.entry(EntryKind::Noop, Bytes::new());
     pair.log.push(other.clone());
-    pair.writer.apply(&[other.clone()]);
+    pair.writer.apply(std::slice::from_ref(&other));
     pair.replica.apply(&[entries[0].clone(), other]);
     pair.check();
 }
@@ -316,8 +316,56 @@ fn a_key_is_forgotten_after_a_day_of_the_logs_time() {
     let hlc = Hlc::new(1_700_000_000_000 + 25 * 3600 * 1000, 0);
     let later = Entry::following(&pair.last(), StreamId::SHARED, Term(1), hlc, EntryKind::Noop, Bytes::new());
     pair.log.push(later.clone());
-    pair.writer.apply(&[later.clone()]);
+    pair.writer.apply(std::slice::from_ref(&later));
     pair.replica.apply(&[later]);
     assert!(!send(&mut pair));
+    pair.check();
+}
+
+#[test]
+fn a_row_that_changes_after_the_cut_vetoes_the_commit() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let mut reply = pair.send(vec![text("INSERT INTO t VALUES(1)")]);
+    let engine = pair.writer.worker.inner.engine.as_mut().expect("open");
+    engine.conn.sql().execute_batch("INSERT INTO t VALUES('out of nowhere')").expect("inserted");
+    pair.settle();
+    // Its entry is committed all the same, and is applied as it is.
+    assert!(matches!(answer(&mut reply), Some(Err(WriteError::Unknown))));
+    pair.check();
+    pair.write("INSERT INTO t VALUES(2)");
+    assert_eq!(count(&pair.writer, "SELECT count(*) FROM t"), 2);
+    pair.check();
+}
+
+#[test]
+fn nobody_but_the_store_commits() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let engine = pair.writer.worker.inner.engine.as_mut().expect("open");
+    assert!(engine.conn.sql().execute_batch("INSERT INTO t VALUES(1)").is_err(), "a commit that nobody ordered");
+    assert_eq!(count(&pair.writer, "SELECT count(*) FROM t"), 0);
+}
+
+#[test]
+fn a_panic_in_the_capture_loses_the_request_and_nothing_else() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    // The hook finds the capture borrowed: the same path as a panic's.
+    let engine = pair.writer.worker.inner.engine.as_mut().expect("open");
+    use super::super::sys::Hooks;
+    let ctx = engine.ctx.clone();
+    engine.begin().expect("begun");
+    {
+        let _held = ctx.capture.borrow_mut();
+        engine.conn.sql().execute_batch("INSERT INTO t VALUES(1)").expect("inserted");
+    }
+    assert!(!ctx.may_commit());
+    ctx.commit_ordered.set(true);
+    assert!(!ctx.may_commit(), "a row was lost and the COMMIT was let through");
+    ctx.commit_ordered.set(false);
+    engine.rollback();
+    drop(ctx);
+    pair.write("INSERT INTO t VALUES(2)");
     pair.check();
 }

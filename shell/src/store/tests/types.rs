@@ -284,6 +284,17 @@ fn full_text_and_rtree_rows_fall_into_their_own_request() {
     pair.write("ALTER TABLE f RENAME TO g");
     pair.write("INSERT INTO g VALUES('three', 'words after renaming')");
     pair.check();
+    // Rows that one module still holds back while another table is made.
+    pair.write("INSERT INTO g VALUES('held', 'held back'); CREATE VIRTUAL TABLE h USING fts5(x); INSERT INTO h VALUES('y'); ALTER TABLE h RENAME TO h2; INSERT INTO g VALUES('held', 'held back again'); DROP TABLE h2");
+    pair.check();
+    pair.write("CREATE VIRTUAL TABLE old USING fts4(body)");
+    let _ = pair.send_all(vec![
+        vec![text("INSERT INTO old VALUES('a fourth module')")],
+        vec![text("INSERT INTO old VALUES('holds back too'); SELECT 1")],
+        vec![text("DELETE FROM old WHERE body MATCH 'fourth'")],
+    ]);
+    pair.settle();
+    pair.check();
     pair.write("CREATE TABLE doc(id INTEGER PRIMARY KEY, body)");
     pair.write("CREATE VIRTUAL TABLE ext USING fts5(body, content=doc, content_rowid=id)");
     pair.write(

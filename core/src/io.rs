@@ -302,7 +302,10 @@ pub enum Output {
         bytes_max: usize,
     },
     /// Fetch a snapshot that contains at least `at_least`, install it, then say
-    /// [`Input::SnapshotInstalled`] or [`Input::SnapshotFailed`].
+    /// [`Input::SnapshotInstalled`] or [`Input::SnapshotFailed`]. Until then this
+    /// node takes no entries, for the log may be about to start anew; except
+    /// for a re-seed, which keeps the log: one whose position the log does not
+    /// contain is a failure.
     FetchSnapshot {
         /// From whom.
         from: Url,

@@ -5,7 +5,10 @@
 
 mod world;
 
+use base_ha_core::config::Config;
+use base_ha_core::ids::ClusterId;
 use base_ha_core::io::*;
+use base_ha_core::member::Role;
 use base_ha_core::prng::Prng;
 use world::*;
 
@@ -18,6 +21,12 @@ struct Tally {
     wiped: u64,
     admitted: usize,
     sent: u64,
+}
+
+fn born(w: &World) -> bool {
+    w.hosts
+        .iter()
+        .any(|h| h.disk.hard.cluster != ClusterId::NONE)
 }
 
 fn hammer(seed: u64) -> Tally {
@@ -34,10 +43,20 @@ fn hammer(seed: u64) -> Tally {
     for n in 0..seats {
         w.hosts[n].ppm = dice(20_000) as i64 - 10_000;
     }
+    // A node that is no seat: only an order makes it more than a learner.
+    let churn = seats > 1 && dice(2) == 0;
+    if churn {
+        w.add(Config::new(
+            id(seats),
+            url(seats),
+            (0..=seats).map(url).collect(),
+        ));
+    }
+    let total = seats + usize::from(churn);
     bytes[9] = 1;
     w.chaos = Some(Prng::new(bytes));
     (0..seats).for_each(|n| w.start(n));
-    let wipes = seats >= 3 && dice(2) == 0;
+    let wipes = seats >= 3 && !churn && dice(2) == 0;
     let mut tally = Tally {
         acked: 0,
         terms: 0,
@@ -56,14 +75,15 @@ fn hammer(seed: u64) -> Tally {
                 w.write(n, &text);
             }
         }
-        let n = dice(seats as u64) as usize;
+        let n = dice(total as u64) as usize;
         let up = w.hosts[n].node.is_some();
         match dice(16) {
             0 | 1 if up => {
                 w.crash(n);
                 tally.crashes += 1;
             }
-            2..6 if !up => w.start(n),
+            // Before birth a list that differs would rightly hold it up.
+            2..6 if !up && (n < seats || born(&w)) => w.start(n),
             6 => w.isolate(n),
             7 => {
                 let m = dice(seats as u64) as usize;
@@ -74,6 +94,23 @@ fn hammer(seed: u64) -> Tally {
             11 if up => w.resume(n),
             12 if up => w.hosts[n].disk_stalled = true,
             13 if up => w.unstall(n),
+            14 if up && churn && dice(2) == 0 => {
+                let Some(writer) = w.writable() else { continue };
+                let command = match dice(3) {
+                    0 => AdminCommand::RemoveMember {
+                        member: MemberRef::Id(id(n)),
+                    },
+                    1 => AdminCommand::AddMember {
+                        url: url(n),
+                        role: Role::Voter,
+                    },
+                    _ => AdminCommand::AddMember {
+                        url: url(n),
+                        role: Role::Learner,
+                    },
+                };
+                w.admin(writer, command);
+            }
             14 if up => match dice(5) {
                 0 => w.at(n, Input::Shutdown),
                 1 => drop(w.admin(n, AdminCommand::Transfer { to: None })),
@@ -116,20 +153,20 @@ fn hammer(seed: u64) -> Tally {
     // All is well again.
     w.heal();
     w.chaos = None;
-    for n in 0..seats {
+    for n in 0..total {
         if w.hosts[n].node.is_some() {
             if w.hosts[n].paused {
                 w.resume(n);
             }
             w.unstall(n);
         }
-        if w.hosts[n].node.is_none() {
+        if w.hosts[n].node.is_none() && (n < seats || born(&w)) {
             w.start(n);
         }
     }
     // Whoever was told to stop has stopped by now, and is started again.
     w.run(5_000);
-    for n in 0..seats {
+    for n in 0..total {
         if w.hosts[n].outputs.contains(&Output::Stopped) {
             w.crash(n);
             w.start(n);
@@ -142,7 +179,14 @@ fn hammer(seed: u64) -> Tally {
     let n = w.writable().expect("a writer");
     let text = format!("row {}", w.nonces + 1);
     w.write(n, &text);
-    let data: Vec<usize> = (0..seats).filter(|n| !w.hosts[*n].config.witness).collect();
+    let members = w.status(n).membership;
+    let data: Vec<usize> = (0..total)
+        .filter(|n| {
+            w.hosts[*n].node.is_some()
+                && !w.hosts[*n].config.witness
+                && members.get(&id(*n)).is_some()
+        })
+        .collect();
     w.until("the last row everywhere", |w| {
         data.iter().all(|n| w.holds(*n, &text))
     });

@@ -608,7 +608,12 @@ fn old_term_entries_are_not_committed_by_counting() {
     w.until("a writer elect", |w| {
         (0..2).any(|n| w.status(n).part == Part::Writer)
     });
-    w.run(1_000);
+    for id in 0..10 {
+        // A read makes it send bare appends, whose answers say what is there.
+        let n = usize::from(w.status(1).part == Part::Writer);
+        w.at(n, Input::ReadIndex { id });
+        w.run(100);
+    }
     assert!((0..2).any(|n| w.status(n).part == Part::Writer));
     assert!(
         (0..2).all(|n| w.status(n).commit == before),
@@ -649,4 +654,26 @@ fn an_ordered_step_down_is_not_taken_back_at_once() {
     assert_ne!(w.writable(), Some(0));
     let call = w.admin(0, AdminCommand::StepDown);
     assert!(matches!(w.done(0, call), Some(AdminOutcome::NotWriter(_))));
+}
+
+/// R8: what a new disk under a known name acknowledges commits nothing before
+/// a logged change admits it.
+#[test]
+fn a_new_disks_acknowledgement_commits_nothing() {
+    let mut w = World::born(3);
+    w.run(1_000);
+    w.crash(1);
+    w.crash(2);
+    w.hosts[2].disk = Image::default();
+    w.start(2);
+    let before = w.status(0).commit;
+    let open = w.write(0, "x");
+    assert!(matches!(w.outcome(0, open), Some(Output::Proposed { .. })));
+    let last = w.status(0).last;
+    w.until("the new disk to hold it", |w| w.status(2).last == last);
+    w.run(10);
+    assert_eq!(w.status(0).commit, before);
+    w.until("its fate", |w| {
+        matches!(w.outcome(0, open), Some(Output::ProposalUnknown { .. }))
+    });
 }

@@ -9,6 +9,7 @@
 
 use crate::api::View;
 use crate::http::Route;
+use crate::store::read::ReadStats;
 use base_ha_core::ids::Seq;
 use base_ha_core::io::Part;
 use base_ha_core::time::Now;
@@ -123,6 +124,8 @@ pub struct Stats {
     pub http: HttpStats,
     /// Counted by the store worker.
     pub store: StoreStats,
+    /// Counted by the pool of readers.
+    pub reads: Arc<ReadStats>,
     /// Counted by the log worker.
     pub log: LogStats,
     /// Counted by the node loop and the bus.
@@ -303,6 +306,7 @@ impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut out = Out(encoder);
         self.http(&mut out)?;
+        self.reads(&mut out)?;
         self.data(&mut out)?;
         self.node(&mut out)
     }
@@ -347,6 +351,16 @@ impl Scrape {
         out.count("http_foreign", "Requests refused as of another origin", http.foreign.get())?;
         out.level("writes_waiting", "Writes handed to the store and not answered", http.writes_waiting.get())?;
         out.level("reads_waiting", "Reads that wait for a position", http.reads_waiting.get())
+    }
+
+    fn reads(&self, out: &mut Out<'_>) -> fmt::Result {
+        let reads = &self.stats.reads;
+        out.count("reads_fast", "Reads answered on the thread they came in on", reads.fast.load(Relaxed))?;
+        out.count("reads_slow", "Reads answered elsewhere", reads.slow.load(Relaxed))?;
+        out.count("reads_moved", "Reads that began on their thread and were moved", reads.moved.load(Relaxed))?;
+        out.count("reads_timed_out", "Reads stopped at their deadline", reads.timed_out.load(Relaxed))?;
+        out.count("reads_shed", "Reads refused because too many waited", reads.shed.load(Relaxed))?;
+        out.count("read_connections_opened", "Read connections opened", reads.opened.load(Relaxed))
     }
 
     fn data(&self, out: &mut Out<'_>) -> fmt::Result {

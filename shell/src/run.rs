@@ -38,7 +38,7 @@ use crate::snapshot::fetch::Fetcher;
 use crate::snapshot::serve::Server;
 use crate::store;
 use crate::store::backup;
-use crate::store::read::{ReadStats, Reads};
+use crate::store::read::Reads;
 use crate::token;
 use base_ha_core::ids::{BootNonce, ContentHash};
 use base_ha_core::io::{Boot, Recovered};
@@ -222,7 +222,7 @@ impl<E: Env> Running<E> {
         let file = store::data_file(&config.dir);
         let given = match store {
             Some(opened) => {
-                let reads = Reads::open(env.clone(), &file, READERS, Arc::new(ReadStats::default()))?;
+                let reads = Reads::open(env.clone(), &file, READERS, stats.reads.clone())?;
                 let interrupt = opened.interrupt;
                 Some(Given {
                     worker: env.worker("store", opened.worker),

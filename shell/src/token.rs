@@ -187,6 +187,14 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn nothing_is_believed_that_was_not_sealed(text in ".{0,80}|[A-Za-z0-9_-]{20,120}") {
+            let opened = Keys::new(&[], [9; 32]).open(&text);
+            proptest::prop_assert!(!matches!(opened, Ok(Presented::Sealed(_))));
+        }
+    }
+
     #[test]
     fn texts_that_are_no_tokens_are_refused() {
         let keys = Keys::new(&[], [9; 32]);

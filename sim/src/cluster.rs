@@ -11,7 +11,6 @@ mod outputs;
 use crate::clock::{Clock, TrueTime};
 use crate::disk::{Disk, DiskOp};
 use crate::network::{Frame, Network};
-use crate::oracle::promise::LeaseRule;
 use crate::oracle::{Oracles, Verdict};
 use crate::plan::{Fault, Plan};
 use crate::prng::Prng;
@@ -23,7 +22,7 @@ use base_ha_core::entry::Entry;
 use base_ha_core::ids::{BootNonce, Incarnation, NodeId, Seq, Url};
 use base_ha_core::io::{Boot, CallId, Input, Output, Pin, ProposalId, Route, StoreHealth};
 use base_ha_core::member::Membership;
-use base_ha_core::message::{AppendResult, Message};
+use base_ha_core::message::Message;
 use base_ha_core::node::Node;
 use base_ha_core::position::Position;
 use base_ha_core::wire::decode_frame;
@@ -145,6 +144,8 @@ pub(crate) struct Cluster {
     pub(crate) last_writer: Option<Incarnation>,
     /// The latest committed membership.
     pub(crate) membership: Option<(Seq, Arc<Membership>)>,
+    /// When a disk was lost last.
+    wiped_at: Option<TrueTime>,
     /// Answer routes: the machine and process at the other end.
     conns: Vec<(usize, u64)>,
     conn_of: BTreeMap<(usize, u64), u64>,
@@ -205,6 +206,7 @@ impl Cluster {
             healed: false,
             last_writer: None,
             membership: None,
+            wiped_at: None,
             conns: Vec::new(),
             conn_of: BTreeMap::new(),
             out: Vec::new(),
@@ -416,7 +418,6 @@ impl Cluster {
             conns.len() as u64 - 1
         });
         if let Message::Appended(appended) = &envelope.message
-            && matches!(appended.result, AppendResult::Durable { .. })
             && self.hosts[frame.to].process.as_ref().is_some_and(|p| !p.paused)
         {
             self.oracles.promise.acked(frame.to, envelope.term, envelope.incarnation, appended.echo);
@@ -548,11 +549,6 @@ impl Cluster {
     pub(crate) fn writer(&self) -> Option<usize> {
         (0..self.hosts.len())
             .find(|host| self.hosts[*host].process.as_ref().is_some_and(|p| p.pin.writable && !p.paused))
-    }
-
-    /// How a lease's end follows from a send time in this run.
-    pub(crate) fn lease_rule(&self) -> LeaseRule {
-        LeaseRule { lease_ns: self.plan.lease_ms() * 1_000_000, rho_ppm: self.plan.rho_ppm }
     }
 
     /// A property's failure at this moment.

@@ -35,7 +35,7 @@ pub fn run(plan: &Plan, mode: TraceMode) -> Result<Report, Failure> {
     cluster.calm_clients();
     // The pin moves to the lowest id only after the longest tenure.
     let limit = cluster.in_ms(CONVERGE_MS + plan.lease_ms() * 30);
-    wait(&mut cluster, "L1 a healed cluster converges", limit, |c| unsettled(c))?;
+    wait(&mut cluster, "L1 a healed cluster converges", limit, unsettled)?;
     let acks = cluster.oracles.survival.acks();
     let limit = cluster.in_ms(SERVE_MS);
     wait(&mut cluster, "L1 a healed cluster serves", limit, |c| {

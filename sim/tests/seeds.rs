@@ -30,23 +30,16 @@ fn a_seed_runs_the_same_way_twice() {
     }
 }
 
-/// The checker of progress has a case that it must reject as well: a cluster
-/// whose only seat never comes up, because nothing makes it.
+/// The checker of progress has a case that it must reject as well: disks that
+/// take an hour to sync, so that nothing can be promised.
 #[test]
 fn a_cluster_that_cannot_progress_is_rejected() {
     let mut plan = Plan::from_seed(1);
-    plan.seats = 2;
-    plan.spares = 0;
-    // Two witnesses' worth of settings: neither may found a cluster.
-    plan.witness = None;
     plan.faults.clear();
-    plan.clocks.truncate(2);
-    while plan.clocks.len() < 2 {
-        plan.clocks.push(plan.clocks[0].clone());
-    }
-    plan.heartbeat_ms = 60_000;
+    plan.disk.sync_us_min = 3_600_000_000;
+    plan.disk.sync_us_max = 3_600_000_000;
     let Outcome::Failed(detail) = run_caught(&plan, TraceMode::Off) else {
-        panic!("nothing can be acknowledged in time");
+        panic!("nothing can be durable in time");
     };
     assert!(detail.starts_with("L1"), "{detail}");
 }

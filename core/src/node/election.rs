@@ -75,6 +75,9 @@ impl Node {
             && self.static_writer_allows()
             && self.stop_by.is_none()
             && !self.health.full
+            // A writer's own first entry would not fit the log that a snapshot
+            // is about to replace.
+            && !self.health.fetching_log
             && !self.health.duplicate(now.mono)
             && now.mono >= self.abstain_until
             && now.mono >= self.silent_until
@@ -211,7 +214,8 @@ impl Node {
         let Stance::PreCandidate(campaign) = &self.stance else {
             return;
         };
-        let votes = self.votes_of(campaign) + 1;
+        // One that was removed and must stand again counts itself for nothing.
+        let votes = self.votes_of(campaign) + usize::from(self.is_voter());
         if votes >= self.membership().quorum() && self.may_stand(now) {
             self.campaign(now, false, out);
         }

@@ -19,7 +19,13 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 impl Node {
-    pub(super) fn on_append(&mut self, now: Now, who: &Sender, append: Append, out: &mut Outbox) {
+    pub(super) fn on_append(
+        &mut self,
+        now: Now,
+        who: &Sender,
+        mut append: Append,
+        out: &mut Outbox,
+    ) {
         if who.term < self.hard.term {
             let refused = Message::Refused(Refused::StaleTerm);
             self.send(who.route.clone(), Gate::HardState, refused, out);
@@ -35,6 +41,12 @@ impl Node {
             return;
         }
         self.follow(now, who, append.renews);
+        if self.health.fetching_log {
+            // The snapshot may be in place, and the log start anew at it,
+            // before this node is told: an entry that is appended now would
+            // follow one that is no longer there.
+            append.entries.clear();
+        }
         let result = match self.take_entries(&append, out) {
             Ok(result) => result,
             Err(reason) => {
@@ -45,7 +57,12 @@ impl Node {
         let (matched, fresh) = match result {
             Taken::Matched { matched, fresh } => (matched, fresh),
             Taken::Missing(result) => {
-                self.answer(who, &append, Gate::Log, result, out);
+                // While a snapshot is fetched, each such answer would make the
+                // writer send the same entries again: its lease needs one every
+                // now and then, not one a round trip.
+                if !self.health.fetching_log || self.health.may_answer_missing(now.mono, self.config.heartbeat / 2) {
+                    self.answer(who, &append, Gate::Log, result, out);
+                }
                 return;
             }
         };
@@ -285,6 +302,7 @@ impl Node {
         out: &mut Outbox,
     ) {
         self.health.fetching = None;
+        self.health.fetching_log = false;
         if log_reset {
             // What a writer counts on is no longer there.
             self.step_down(now, StepDownReason::Unfit, out);
@@ -339,13 +357,14 @@ impl Node {
     ) {
         let current = who.term == self.hard.term && self.writer.as_ref() == Some(&who.id);
         if !current
-            || at_least.seq <= self.log.last().seq
-                && self.log.position(at_least.seq) == Some(at_least)
+            || at_least.seq <= self.log.base().seq
+            || self.log.position(at_least.seq) == Some(at_least)
         {
             return;
         }
         if self.health.may_fetch(now.mono) {
             self.health.fetching = Some(now.mono);
+            self.health.fetching_log = true;
             out.push(Output::FetchSnapshot {
                 from,
                 at_least,

@@ -10,6 +10,7 @@ use crate::ids::{ClusterId, ContentHash, Hash, NodeId, Seq};
 use crate::io::{Event, Outbox, Output, Route, StoreHealth, Unfit};
 use crate::member::Role;
 use crate::message::{Message, Refused};
+use core::time::Duration;
 use crate::time::{MonoTime, Now};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -82,6 +83,10 @@ pub(super) struct Health {
     pub(super) not_a_member: Option<MonoTime>,
     /// A snapshot is being fetched since then.
     pub(super) fetching: Option<MonoTime>,
+    /// That snapshot may replace the log as well: no re-seed.
+    pub(super) fetching_log: bool,
+    /// When an append that did not fit was last answered meanwhile.
+    missing_answered: MonoTime,
     fetch_again: MonoTime,
     pub(super) samples: Samples,
 }
@@ -97,6 +102,8 @@ impl Health {
             seats_differ: None,
             not_a_member: None,
             fetching: None,
+            fetching_log: false,
+            missing_answered: MonoTime(0),
             fetch_again: MonoTime(0),
             samples: Samples {
                 latest: (applied, content),
@@ -107,6 +114,15 @@ impl Health {
 
     pub(super) fn duplicate(&self, now: MonoTime) -> bool {
         now < self.duplicate_until
+    }
+
+    /// At most one such answer a `pause`.
+    pub(super) fn may_answer_missing(&mut self, now: MonoTime, pause: Duration) -> bool {
+        let may = now.since(self.missing_answered) >= pause;
+        if may {
+            self.missing_answered = now;
+        }
+        may
     }
 
     pub(super) fn may_fetch(&self, now: MonoTime) -> bool {
@@ -121,6 +137,7 @@ impl Node {
             && !self.health.full
             && self.health.halted.is_none()
             && !self.health.quarantined
+            && !self.health.fetching_log
             && !self.health.duplicate(now)
             && self.stop_by.is_none()
     }
@@ -195,6 +212,7 @@ impl Node {
         };
         if self.health.quarantined && self.stores_data() && self.health.may_fetch(now.mono) {
             self.health.fetching = Some(now.mono);
+            self.health.fetching_log = false;
             let at_least = self.log.base();
             out.push(Output::FetchSnapshot {
                 from,
@@ -206,6 +224,7 @@ impl Node {
 
     pub(super) fn on_snapshot_failed(&mut self, now: Now) {
         self.health.fetching = None;
+        self.health.fetching_log = false;
         self.health.fetch_again = now.mono.after(self.config.heartbeat);
     }
 

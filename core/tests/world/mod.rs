@@ -65,9 +65,19 @@ pub struct Host {
 enum What {
     Input(Input),
     Persisted(PersistId, Record),
-    Apply { through: Seq },
-    Load { id: LoadId, from: Seq, through: Seq },
-    Fetch { from: Url, at_least: Position },
+    Apply {
+        through: Seq,
+    },
+    Load {
+        id: LoadId,
+        from: Seq,
+        through: Seq,
+    },
+    Fetch {
+        from: Url,
+        at_least: Position,
+        reseed: bool,
+    },
     Wake,
 }
 
@@ -363,7 +373,11 @@ impl World {
             }
             What::Apply { through } => self.apply(n, through),
             What::Load { id, from, through } => self.load(n, id, from, through),
-            What::Fetch { from, at_least } => self.fetch(n, from, at_least),
+            What::Fetch {
+                from,
+                at_least,
+                reseed,
+            } => self.fetch(n, from, at_least, reseed),
         }
     }
 
@@ -445,7 +459,19 @@ impl World {
         self.step(n, Input::LogLoaded { id, prev, entries });
     }
 
-    fn fetch(&mut self, n: usize, from: Url, at_least: Position) {
+    fn fetch(&mut self, n: usize, from: Url, at_least: Position, reseed: bool) {
+        let life = self.hosts[n].life;
+        let writing =
+            |v: &(usize, u64, What)| v.0 == n && v.1 == life && matches!(v.2, What::Persisted(..));
+        if !self.hosts[n].stalled.is_empty() || self.queue.values().any(writing) {
+            // What was ordered before comes first.
+            let again = What::Fetch {
+                from,
+                at_least,
+                reseed,
+            };
+            return self.push(self.now + 5 * MS, n, life, again);
+        }
         let source = self
             .hosts
             .iter()
@@ -458,6 +484,9 @@ impl World {
         let mine = &mut self.hosts[n].disk;
         let position = image.applied;
         let held = position == mine.base || mine.log.iter().any(|e| e.position() == position);
+        if reseed && !held {
+            return self.step(n, Input::SnapshotFailed);
+        }
         if !held {
             mine.log.clear();
             mine.base = position;
@@ -538,8 +567,21 @@ impl World {
                 } => {
                     self.push(self.now + MS / 2, n, life, What::Load { id, from, through });
                 }
-                Output::FetchSnapshot { from, at_least, .. } => {
-                    self.push(self.now + 5 * MS, n, life, What::Fetch { from, at_least });
+                Output::FetchSnapshot {
+                    from,
+                    at_least,
+                    reseed,
+                } => {
+                    self.push(
+                        self.now + 5 * MS,
+                        n,
+                        life,
+                        What::Fetch {
+                            from,
+                            at_least,
+                            reseed,
+                        },
+                    );
                 }
                 Output::Event(event) => {
                     if let Event::BecameWriter { term } = &event {

@@ -12,7 +12,7 @@ use crate::store::backup::{Contents, Copied};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use serde_json::json;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -29,7 +29,8 @@ const PIECE_BYTES: usize = 256 << 10;
 /// a database in its downloads.
 pub(crate) async fn root<E: Env>(conn: &Conn<E>, request: &Request<Incoming>) -> Answer {
     let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
-    if accept.split(',').any(|kind| kind.trim().starts_with("application/octet-stream")) {
+    let whole = request.method() == Method::GET;
+    if whole && accept.split(',').any(|kind| kind.trim().starts_with("application/octet-stream")) {
         return download(conn, request).await;
     }
     let core = &conn.app.config.core;
@@ -50,13 +51,14 @@ pub(crate) async fn download<E: Env>(conn: &Conn<E>, _: &Request<Incoming>) -> A
     let (copy, permit) = make(conn, app.config.dir.join("tmp"), Contents::Users).await?;
     let path = copy.file.path().to_owned();
     let file = app.env.blocking(move || File::open(path)).await.map_err(|error| disk(&error))?;
-    let position = copy.position;
+    let (position, bytes) = (copy.position, copy.bytes);
     let (send, pieces) = mpsc::channel(2);
     let env = app.env.clone();
     tokio::spawn(async move { send_file(env, file, send, (copy, permit)).await });
     let mut response = Response::new(Body::Pieces(pieces));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
     headers.insert(SEQUENCE, HeaderValue::from(position.seq.0));
     let name = format!("attachment; filename={}_ha.db", date_time(app.env.now().wall));
     headers.insert(header::CONTENT_DISPOSITION, respond::value(&name));

@@ -11,7 +11,7 @@ use super::server::Conn;
 use crate::api::View;
 use crate::env::Env;
 use crate::error::ApiError;
-use base_ha_core::ids::{NodeId, Url};
+use base_ha_core::ids::{NodeId, Seq, Url};
 use base_ha_core::io::{Part, PeerStatus, Status};
 use base_ha_core::member::{Member, Role};
 use base_ha_core::time::{MonoTime, Now, WallTime};
@@ -168,7 +168,7 @@ pub(crate) fn status<E: Env>(conn: &Conn<E>) -> Response<Body> {
         "members": [],
     });
     if let (Some(status), Some(fields)) = (&view.status, shown.as_object_mut()) {
-        let more = of_status(status, writer, now, view.taken);
+        let more = of_status(status, applied, writer, now, view.taken);
         if let Value::Object(more) = more {
             fields.extend(more);
         }
@@ -176,14 +176,15 @@ pub(crate) fn status<E: Env>(conn: &Conn<E>) -> Response<Body> {
     respond::json_now(&shown)
 }
 
-fn of_status(status: &Status, writer: Option<&(NodeId, Url)>, now: Now, taken: MonoTime) -> Value {
+fn of_status(status: &Status, applied_here: Seq, writer: Option<&(NodeId, Url)>, now: Now, taken: MonoTime) -> Value {
     let members: Vec<Value> = status
         .peers
         .iter()
         .map(|peer| {
             let own = peer.id.as_ref() == Some(&status.id);
             // This node's own figures are better known than by report.
-            let (last, applied) = if own { (status.last.seq, status.applied) } else { (peer.last, peer.applied) };
+            let own_last = status.last.seq.max(applied_here);
+            let (last, applied) = if own { (own_last, applied_here) } else { (peer.last, peer.applied) };
             json!({
                 "node_id": peer.id.as_ref().map(NodeId::as_str),
                 "url": peer.url.as_str(),

@@ -146,7 +146,7 @@ impl Route {
     /// The methods it answers, for `Allow`.
     pub fn allow(self) -> &'static str {
         match self {
-            Self::Root => "GET, POST, OPTIONS",
+            Self::Root => "GET, HEAD, POST, OPTIONS",
             Self::Query | Self::Heartbeat | Self::MemberUrl | Self::MemberRemove | Self::Transfer | Self::Stepdown => {
                 "POST, OPTIONS"
             }
@@ -211,7 +211,7 @@ async fn dispatch<E: Env>(conn: &Conn<E>, route: Route, request: Request<Incomin
     let reads = method == Method::GET || method == Method::HEAD;
     match (route, &method) {
         (Route::Root | Route::Query, &Method::POST) => query::answer(conn, request).await,
-        (Route::Root, &Method::GET) => copies::root(conn, &request).await,
+        (Route::Root, _) if reads => copies::root(conn, &request).await,
         (Route::Download, &Method::GET) => copies::download(conn, &request).await,
         (Route::Healthz, _) if reads => Ok(health::alive()),
         (Route::Readyz, _) if reads => Ok(health::ready(conn).await),

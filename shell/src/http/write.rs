@@ -15,6 +15,7 @@ use crate::config::Forward;
 use crate::env::Env;
 use crate::error::ApiError;
 use crate::metrics::Stats;
+use crate::sqljson;
 use base_ha_core::changeset::RequestId;
 use hyper::header::HeaderValue;
 use serde_json::json;
@@ -57,7 +58,9 @@ async fn attempt<E: Env>(conn: &Conn<E>, query: &mut Query, id: RequestId) -> An
                 match submit(conn, query, id, statements).await? {
                     Submitted::Answered(answer) => return committed(conn, query, id, answer).await,
                     // The store knew more than the view did: nothing was done.
-                    Submitted::Refused(statements) => query.parsed.statements = statements,
+                    Submitted::Refused => {
+                        query.parsed = sqljson::parse_request(&query.body, conn.app.config.limits.statements_max)?;
+                    }
                 }
             }
             Place::There(..) if query.options.local => return Err(not_writer(&conn.app.view.borrow())),
@@ -92,7 +95,7 @@ fn pass_limit<E: Env>(conn: &Conn<E>, ack: Ack) -> Duration {
 
 enum Submitted {
     Answered(WriteAnswer),
-    Refused(Vec<Statement>),
+    Refused,
 }
 
 /// Hands a write to the store and waits for what comes of it.
@@ -134,7 +137,7 @@ async fn submit<E: Env>(
         }
         Ok(Some(Ok(answer))) => Ok(Submitted::Answered(answer)),
         Ok(Some(Err(WriteError::Sql(error)))) => Err(error),
-        Ok(Some(Err(WriteError::Refused(_, rejected)))) => Ok(Submitted::Refused(rejected.statements)),
+        Ok(Some(Err(WriteError::Refused(..)))) => Ok(Submitted::Refused),
     }
 }
 

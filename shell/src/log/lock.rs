@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 pub(super) struct DataDir {
     path: PathBuf,
     /// Holds the lock; the kernel drops it with the process, however it ends.
-    _lock: File,
+    lock: File,
 }
 
 impl DataDir {
@@ -50,7 +50,7 @@ impl DataDir {
         // The pid is for people; the lock itself is the kernel's.
         lock.set_len(0).map_err(unwritable)?;
         writeln!(lock, "{}", std::process::id()).map_err(unwritable)?;
-        let dir = Self { path: path.to_owned(), _lock: lock };
+        let dir = Self { path: path.to_owned(), lock };
         dir.check_format()?;
         Ok(dir)
     }
@@ -119,6 +119,15 @@ impl DataDir {
             "data_dir_unknown",
             format!("{} is not a data directory: {why}; nothing was changed. Give another --dir", self.path.display()),
         )
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        // Closing would do, were it not for a child process that another thread
+        // is just starting: until its exec it shares the lock, and whoever opens
+        // the directory next would find it taken by this very process.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 }
 

@@ -55,7 +55,8 @@ pub struct LogWorker<E: Env> {
     noted: MonoTime,
     /// A write failed: nothing is written or confirmed any more.
     failed: bool,
-    _dir: DataDir,
+    /// Given up once closed: whoever was told so may open the directory at once.
+    dir: Option<DataDir>,
 }
 
 /// Where events go.
@@ -134,7 +135,7 @@ impl<E: Env> LogWorker<E> {
             amnesia,
             noted,
             failed: false,
-            _dir: dir,
+            dir: Some(dir),
         }
     }
 
@@ -531,6 +532,8 @@ impl<E: Env> LogWorker<E> {
         }
         // What comes in now is neither written nor confirmed, and no failure.
         self.failed = true;
+        // After the last write: from here on another process may write.
+        self.dir = None;
     }
 }
 

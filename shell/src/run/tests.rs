@@ -7,6 +7,7 @@ use crate::error::ApiError;
 use base_ha_core::ids::{NodeId, Url};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,13 +23,20 @@ struct Running {
     task: JoinHandle<Result<(), ApiError>>,
 }
 
-/// Addresses that nobody uses.
+/// Addresses that nobody uses, below the range from which the system takes
+/// ports for connections: a node that restarts must find its port free.
 async fn addresses(n: usize) -> Vec<String> {
-    let mut held = Vec::new();
-    for _ in 0..n {
-        held.push(TcpListener::bind("127.0.0.1:0").await.expect("bind"));
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 12_000 + (std::process::id() % 180) as u16 * 100;
+    let mut found = Vec::new();
+    while found.len() < n {
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed) % 1_000;
+        let address = format!("127.0.0.1:{port}");
+        if TcpListener::bind(&address).await.is_ok() {
+            found.push(address);
+        }
     }
-    held.iter().map(|l| l.local_addr().expect("bound").to_string()).collect()
+    found
 }
 
 fn config(n: usize, addresses: &[String], dir: &Path) -> Config {
@@ -51,6 +59,15 @@ fn start(config: Config) -> Running {
 }
 
 impl Running {
+    /// Until the node knows a writer and is caught up.
+    async fn ready(&mut self) {
+        tokio::select! {
+            biased;
+            ended = &mut self.task => panic!("{} ended: {ended:?}", self.address),
+            () = ready(&self.address) => {}
+        }
+    }
+
     async fn stop(mut self) {
         self.stop.take().expect("once").send(()).expect("alive");
         let ended = timeout(PATIENCE, self.task).await.expect("it stops in time");
@@ -118,13 +135,13 @@ async fn until_rows(address: &str, query: &str, wanted: Value) {
 async fn one_node_writes_reads_and_finds_it_again() {
     let dir = tempfile::tempdir().expect("a directory");
     let addresses = addresses(1).await;
-    let node = start(config(0, &addresses, dir.path()));
-    ready(&node.address).await;
+    let mut node = start(config(0, &addresses, dir.path()));
+    node.ready().await;
     assert_eq!(sql(&node.address, "/query", "CREATE TABLE t(a)").await.0, 200);
     assert_eq!(sql(&node.address, "/query", "INSERT INTO t VALUES (1), (2)").await.0, 200);
     node.stop().await;
-    let node = start(config(0, &addresses, dir.path()));
-    ready(&node.address).await;
+    let mut node = start(config(0, &addresses, dir.path()));
+    node.ready().await;
     let (status, answer) = sql(&node.address, "/query", "SELECT a FROM t ORDER BY a").await;
     assert_eq!((status, &answer["rows"]), (200, &json!([[1], [2]])));
     node.stop().await;
@@ -134,9 +151,9 @@ async fn one_node_writes_reads_and_finds_it_again() {
 async fn three_nodes_converge() {
     let dir = tempfile::tempdir().expect("a directory");
     let addresses = addresses(3).await;
-    let nodes: Vec<Running> = (0..3).map(|n| start(config(n, &addresses, dir.path()))).collect();
-    for node in &nodes {
-        ready(&node.address).await;
+    let mut nodes: Vec<Running> = (0..3).map(|n| start(config(n, &addresses, dir.path()))).collect();
+    for node in &mut nodes {
+        node.ready().await;
     }
     // Writes at any node, reads at all.
     let (status, answer) = sql(&addresses[1], "/query", "CREATE TABLE t(a INTEGER PRIMARY KEY, b)").await;
@@ -230,8 +247,9 @@ async fn an_empty_disk_under_an_old_name_gets_a_snapshot_where_the_log_is_gone()
     }
     // Nothing unfinished is left.
     for n in 0..3 {
-        let left = std::fs::read_dir(dir.path().join(format!("node-{n}/tmp"))).expect("a directory").count();
-        assert_eq!(left, 0);
+        let left = std::fs::read_dir(dir.path().join(format!("node-{n}/tmp"))).expect("a directory");
+        let left: Vec<_> = left.map(|e| e.expect("an entry").file_name()).collect();
+        assert!(left.is_empty(), "node {n}: {left:?}");
     }
 }
 
@@ -278,8 +296,8 @@ async fn a_directory_that_is_in_use_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     let addresses = addresses(2).await;
     let mut second = config(0, &addresses[..1], dir.path());
-    let node = start(second.clone());
-    ready(&node.address).await;
+    let mut node = start(second.clone());
+    node.ready().await;
     second.http = addresses[1].clone();
     let error = run(RealEnv, second, std::future::pending()).await.expect_err("refused");
     assert_eq!(error.code, "data_dir_locked");

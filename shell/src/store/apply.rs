@@ -40,8 +40,8 @@ pub(super) enum Halt {
         /// In words.
         why: String,
     },
-    /// No room; to be tried again.
-    Full,
+    /// No room, or someone else holds the write lock; to be tried again.
+    Stuck(String),
     /// The file is damaged or was written by someone else.
     Damaged(String),
     /// The disk fails: the process must end.
@@ -333,18 +333,15 @@ impl Engine {
     }
 }
 
-fn halt(failure: &Failure, at: Seq) -> Halt {
+/// What a failure outside COMMIT means for the replica, at entry `at`.
+pub(super) fn halt(failure: &Failure, at: Seq) -> Halt {
     use rusqlite::ffi;
     if failure.code == super::open::FOREIGN_WRITE || is_corrupt(failure) {
         return Halt::Damaged(failure.to_string());
     }
-    if is_full(failure) {
-        return Halt::Full;
-    }
     match failure.primary() {
-        ffi::SQLITE_IOERR | ffi::SQLITE_NOMEM | ffi::SQLITE_CANTOPEN | ffi::SQLITE_BUSY => {
-            Halt::Fatal(failure.to_string())
-        }
+        ffi::SQLITE_FULL | ffi::SQLITE_BUSY => Halt::Stuck(failure.to_string()),
+        ffi::SQLITE_IOERR | ffi::SQLITE_NOMEM | ffi::SQLITE_CANTOPEN => Halt::Fatal(failure.to_string()),
         _ => Halt::Entry { at, why: failure.to_string() },
     }
 }
@@ -353,7 +350,7 @@ fn halt(failure: &Failure, at: Seq) -> Halt {
 /// disk can no longer be believed (R11).
 pub(super) fn commit_halt(failure: &Failure) -> Halt {
     match failure {
-        f if is_full(f) => Halt::Full,
+        f if is_full(f) => Halt::Stuck(f.to_string()),
         f => Halt::Fatal(format!("COMMIT failed: {f}")),
     }
 }

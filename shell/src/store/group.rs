@@ -4,7 +4,7 @@
 //! answered when the group's fate is known. The transaction stays open in
 //! between, without waiting for anyone. Knows nothing of how SQL runs.
 
-use super::apply::{Halt, commit_halt};
+use super::apply::{Halt, commit_halt, halt};
 use super::execute::Ended;
 use super::open::Role;
 use super::problem;
@@ -77,11 +77,11 @@ impl Inner {
         let Some(engine) = &mut self.engine else { return };
         let begun = engine.become_role(Role::Writer).and_then(|()| engine.begin());
         if let Err(failure) = begun {
-            self.fence(match failure.code {
-                super::open::FOREIGN_WRITE => Halt::Damaged(failure.message),
-                _ if super::execute::is_full(&failure) => Halt::Full,
-                _ if super::execute::is_corrupt(&failure) => Halt::Damaged(failure.to_string()),
-                _ => Halt::Fatal(format!("BEGIN failed: {failure}")),
+            let at = engine.applied.seq.next();
+            self.fence(match halt(&failure, at) {
+                // No entry is to blame here.
+                Halt::Entry { why, .. } => Halt::Fatal(format!("no transaction could be begun: {why}")),
+                other => other,
             });
             return;
         }
@@ -159,7 +159,7 @@ impl Inner {
                     }
                     self.requeue(members);
                     if full {
-                        self.fence(Halt::Full);
+                        self.check_room();
                     }
                     return;
                 }
@@ -173,8 +173,12 @@ impl Inner {
             // Nothing changed: there is nothing to commit or to wait for.
             engine.rollback();
             let position = engine.applied;
+            let full = members.iter().any(|m| m.result.as_ref().is_err_and(|e| e.code == "disk_full"));
             for member in members {
                 self.answer(member, position);
+            }
+            if full {
+                self.check_room();
             }
             return;
         }

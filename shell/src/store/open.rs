@@ -524,6 +524,31 @@ impl Engine {
         Ok(())
     }
 
+    /// Sees whether there is room for a little more, by writing it and taking
+    /// it back. SQLite says "full" of a disk and of an AUTOINCREMENT table
+    /// whose rowids have run out alike.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub(super) fn probe_room(&mut self) -> Result<(), Failure> {
+        for sql in [
+            "INSERT OR REPLACE INTO main._ha_meta(key, value) VALUES('room', zeroblob(65536))",
+            "DELETE FROM main._ha_meta WHERE key = 'room'",
+        ] {
+            self.begin()?;
+            let tried = self
+                .conn
+                .prepare_one(sql)
+                .and_then(|mut statement| statement.run())
+                .and_then(|()| self.commit(self.applied, self.hlc));
+            if tried.is_err() {
+                self.rollback();
+                return tried;
+            }
+        }
+        Ok(())
+    }
+
     /// The content's hash as committed, or with the open group.
     pub(super) fn content(&self) -> ContentHash {
         self.ctx.capture.borrow().sums.content()

@@ -153,10 +153,6 @@ pub fn harden(connection: &Connection) -> rusqlite::Result<()> {
         (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
         (DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, false),
         (DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false),
-        // Plans do not depend on bound values. Without this, SQLite built with
-        // STAT4 compiles a kept statement again for every new value: a point
-        // read takes twice as long.
-        (DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true),
     ] {
         connection.set_db_config(setting, on)?;
     }

@@ -6,6 +6,7 @@
 mod cases;
 mod file;
 mod groups;
+mod random;
 mod types;
 
 use super::open;

@@ -72,8 +72,8 @@ impl<E: Env> Work<StoreJob> for StoreWorker<E> {
 /// Why the connection is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fence {
-    /// No room; tried again now and then.
-    Full {
+    /// No room, or someone else holds the write lock; tried again now and then.
+    Stuck {
         /// When it was tried last.
         tried: MonoTime,
     },
@@ -82,8 +82,8 @@ pub(super) enum Fence {
     Stopped,
 }
 
-/// How long a full disk is left alone.
-const FULL_RETRY: Duration = Duration::from_secs(1);
+/// How long a disk that is full is left alone.
+const STUCK_RETRY: Duration = Duration::from_secs(1);
 
 pub(super) struct Inner {
     /// `None` once closed.
@@ -252,7 +252,7 @@ impl Inner {
     /// Does what can be done now: commit before anything else, then apply, then
     /// the next group.
     fn advance(&mut self) {
-        self.retry_full();
+        self.retry_stuck();
         while self.fence.is_none() && self.engine.is_some() {
             if !self.backlog.is_empty() {
                 match &self.group {
@@ -307,9 +307,9 @@ impl Inner {
     /// Stops using the connection and says why.
     pub(super) fn fence(&mut self, halt: Halt) {
         let (fence, event) = match halt {
-            Halt::Full => {
-                tracing::error!("the disk is full: reads go on, writes do not");
-                (Fence::Full { tried: (self.now)().mono }, NodeEvent::Health(StoreHealth::Full))
+            Halt::Stuck(why) => {
+                tracing::error!(why, "data.db cannot be written: reads go on, writes do not");
+                (Fence::Stuck { tried: (self.now)().mono }, NodeEvent::Health(StoreHealth::Full))
             }
             Halt::Entry { at, why } => {
                 tracing::error!(%at, why, "an entry cannot be applied: this replica has stopped");
@@ -332,25 +332,29 @@ impl Inner {
         (self.out)(event);
     }
 
-    /// Sees whether there is room again.
-    fn retry_full(&mut self) {
-        let Some(Fence::Full { tried }) = self.fence else { return };
+    /// A request was told that the disk is full: is it?
+    pub(super) fn check_room(&mut self) {
+        let Some(engine) = &mut self.engine else { return };
+        if let Err(failure) = engine.probe_room() {
+            self.fence(Halt::Stuck(failure.to_string()));
+        }
+    }
+
+    /// Sees whether it can be written again.
+    fn retry_stuck(&mut self) {
+        let Some(Fence::Stuck { tried }) = self.fence else { return };
         let now = (self.now)().mono;
         let Some(engine) = &mut self.engine else { return };
-        if now.since(tried) < FULL_RETRY || self.group.is_some() {
+        if now.since(tried) < STUCK_RETRY || self.group.is_some() {
             return;
         }
-        let (applied, hlc) = (engine.applied, engine.hlc);
-        let probe =
-            engine.begin().and_then(|()| engine.write_position(applied, hlc)).and_then(|_| engine.commit(applied, hlc));
-        match probe {
+        match engine.probe_room() {
             Ok(()) => {
                 self.fence = None;
                 (self.out)(NodeEvent::Health(StoreHealth::Well));
             }
             Err(_) => {
-                engine.rollback();
-                self.fence = Some(Fence::Full { tried: now });
+                self.fence = Some(Fence::Stuck { tried: now });
             }
         }
     }

@@ -123,7 +123,11 @@ impl Cluster {
         let data = self.snapshot_of(host, from, at_least);
         let machine = &self.hosts[host];
         // One that is older than what is here is of use only for a re-seed.
-        let data = data.filter(|d| reseed || d.applied.seq > machine.disk.data.applied.seq);
+        let (seen, own) = (&machine.disk.seen, machine.disk.data.applied.seq);
+        let data = data.filter(|d| match reseed {
+            true => seen.position(d.applied.seq) == Some(d.applied),
+            false => d.applied.seq > own,
+        });
         let Some(data) = data else {
             if let Some(process) = &mut self.hosts[host].process {
                 process.fetching = false;

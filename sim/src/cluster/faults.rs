@@ -107,7 +107,7 @@ impl Cluster {
             }
             Fault::StepDown => self.order("step_down_done", AdminCommand::StepDown)?,
             Fault::AddMember { host, learner } => {
-                if self.membership.is_some() {
+                if self.membership.is_some() && !self.wiped_just_now() {
                     let role = match (learner, self.hosts[host].config.witness) {
                         (_, true) => Role::Witness,
                         (true, false) => Role::Learner,
@@ -119,6 +119,9 @@ impl Cluster {
                     }
                     self.order("member_added", AdminCommand::AddMember { url, role })?;
                 }
+            }
+            Fault::RemoveMember { .. } if self.wiped_just_now() => {
+                self.counts.add("member_order_forgone");
             }
             Fault::RemoveMember { host } => {
                 let member = MemberRef::Id(self.hosts[host].id.clone());
@@ -214,10 +217,19 @@ impl Cluster {
             return;
         }
         self.counts.add("disk_wiped");
+        self.wiped_at = Some(self.now);
         self.stop(host, true);
         let lost = std::mem::take(&mut self.hosts[host].disk);
         self.hosts[host].graveyard.push(lost);
         self.schedule_start(host, down_ms);
+    }
+
+    /// Whether a disk was lost so recently that nobody can know it. To remove
+    /// another voter then leaves fewer intact disks than a quorum, which no
+    /// cluster survives; once the silence is noticed, the core refuses it.
+    fn wiped_just_now(&self) -> bool {
+        let noticed_ms = self.plan.lease_ms() * 3;
+        self.wiped_at.is_some_and(|at| self.now < at.plus_ms(noticed_ms))
     }
 
     /// Whether every membership that may be in force keeps a quorum of intact

@@ -5,6 +5,7 @@
 
 use super::{Cluster, DiskOp, Event, OpenGroup};
 use crate::network::Frame;
+use crate::oracle::promise::Counted;
 use crate::oracle::speech;
 use crate::report::Failure;
 use base_ha_core::entry::{Entry, EntryKind};
@@ -199,13 +200,21 @@ impl Cluster {
             let Some(lease) = self.oracles.permit.of(other) else {
                 continue;
             };
-            let verdict = self.oracles.promise.granted(
-                other,
-                lease,
-                self.hosts[other].clock.mono(self.now),
-                who,
-                self.lease_rule(),
-            );
+            let machine = &self.hosts[other];
+            let Some(process) = &machine.process else {
+                continue;
+            };
+            let now = machine.clock.now(self.now);
+            let membership = process.node.status(now).membership;
+            let counted = Counted {
+                others: (membership.voters())
+                    .filter_map(|m| m.identity.as_ref())
+                    .filter(|(id, _)| *id != machine.id)
+                    .map(|(_, incarnation)| *incarnation)
+                    .collect(),
+                quorum: membership.quorum(),
+            };
+            let verdict = (self.oracles.promise).granted(other, lease, now.mono, who, &counted);
             self.verdict("R1 a vote waits for the lease it upholds", verdict)?;
         }
         Ok(())

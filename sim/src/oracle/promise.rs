@@ -15,23 +15,13 @@ pub struct LeasePromise {
     acks: BTreeMap<usize, (Term, BTreeMap<Incarnation, MonoTime>)>,
 }
 
-/// How a lease's end follows from the send time that was acked (R1).
-#[derive(Clone, Copy, Debug)]
-pub struct LeaseRule {
-    /// L, in nanoseconds.
-    pub lease_ns: u64,
-    /// The bound on clock rates, in parts per million.
-    pub rho_ppm: u32,
-}
-
-impl LeaseRule {
-    /// The latest end that an ack of something sent at `sent` supports; the
-    /// writer's own margin only shortens it.
-    fn end(&self, sent: MonoTime) -> MonoTime {
-        let rho = u128::from(self.rho_ppm);
-        let length = u128::from(self.lease_ns) * (1_000_000 - rho) / (1_000_000 + rho);
-        MonoTime(sent.0 + length as u64)
-    }
+/// Who is counted for a writer's lease.
+#[derive(Clone, Debug)]
+pub struct Counted {
+    /// The voters of its membership, itself left out.
+    pub others: Vec<Incarnation>,
+    /// How many make a quorum, itself included.
+    pub quorum: usize,
 }
 
 impl LeasePromise {
@@ -57,25 +47,28 @@ impl LeasePromise {
     /// whose clock shows `mono`.
     ///
     /// # Errors
-    /// If the lease is still valid and needs this voter's ack: that ack's send
-    /// time is not older than the one the lease was computed from. An ack that
-    /// came too early to support so late an end is not one of the quorum's.
+    /// If the lease is still valid and rests on this voter's ack: so few others
+    /// acked anything sent later that the quorum's oldest send time is not newer
+    /// than what this one acked. How the end was computed from it is not asked.
     pub fn granted(
         &self,
         writer: usize,
         lease: &WritePermit,
         mono: MonoTime,
         voter: Incarnation,
-        rule: LeaseRule,
+        counted: &Counted,
     ) -> Verdict {
-        if mono >= lease.until {
+        if mono >= lease.until || !counted.others.contains(&voter) {
             return Ok(());
         }
         let Some((term, acks)) = self.acks.get(&writer) else {
             return Ok(());
         };
-        let supports = *term == lease.term && acks.get(&voter).is_some_and(|sent| rule.end(*sent) >= lease.until);
-        if supports {
+        let Some(own) = acks.get(&voter).filter(|_| *term == lease.term) else {
+            return Ok(());
+        };
+        let newer = counted.others.iter().filter(|other| acks.get(other).is_some_and(|sent| sent > own)).count();
+        if newer + 1 < counted.quorum {
             return Err(format!(
                 "{voter:?} granted a vote while its ack upheld the lease of host {writer} in term {term} until {:?}, whose clock shows {mono:?}",
                 lease.until
@@ -89,10 +82,12 @@ impl LeasePromise {
 mod tests {
     use super::*;
 
-    const RULE: LeaseRule = LeaseRule { lease_ns: 1000, rho_ppm: 0 };
-
     fn lease(until: u64) -> WritePermit {
         WritePermit { term: Term(3), until: MonoTime(until) }
+    }
+
+    fn three() -> Counted {
+        Counted { others: vec![Incarnation(1), Incarnation(2)], quorum: 2 }
     }
 
     #[test]
@@ -100,11 +95,15 @@ mod tests {
         let mut oracle = LeasePromise::default();
         let (a, b) = (Incarnation(1), Incarnation(2));
         oracle.acked(0, Term(3), a, MonoTime(100));
-        let granted = |mono, voter, until| oracle.granted(0, &lease(until), MonoTime(mono), voter, RULE);
-        assert!(granted(500, a, 1050).is_err());
-        assert!(granted(1050, a, 1050).is_ok(), "the lease is over");
-        assert!(granted(500, b, 1050).is_ok(), "it never acked");
-        assert!(granted(500, a, 1200).is_ok(), "others uphold this one");
+        let granted =
+            |oracle: &LeasePromise, mono, voter| oracle.granted(0, &lease(1050), MonoTime(mono), voter, &three());
+        assert!(granted(&oracle, 500, a).is_err());
+        assert!(granted(&oracle, 1050, a).is_ok(), "the lease is over");
+        assert!(granted(&oracle, 500, b).is_ok(), "it never acked");
+        assert!(granted(&oracle, 500, Incarnation(9)).is_ok(), "no voter");
+        oracle.acked(0, Term(3), b, MonoTime(200));
+        assert!(granted(&oracle, 500, a).is_ok(), "the other upholds it");
+        assert!(granted(&oracle, 500, b).is_err());
     }
 
     #[test]
@@ -112,7 +111,8 @@ mod tests {
         let mut oracle = LeasePromise::default();
         oracle.acked(0, Term(2), Incarnation(1), MonoTime(100));
         oracle.acked(0, Term(3), Incarnation(2), MonoTime(200));
-        let granted = oracle.granted(0, &lease(1000), MonoTime(300), Incarnation(1), RULE);
+        let (lease, at) = (lease(1000), MonoTime(300));
+        let granted = oracle.granted(0, &lease, at, Incarnation(1), &three());
         assert!(granted.is_ok());
     }
 }

@@ -146,8 +146,11 @@ async fn copies_are_whole_and_leave_nothing_behind() {
         assert_eq!(reply.header("content-type"), "application/octet-stream");
         let name = reply.header("content-disposition");
         assert!(name.starts_with("attachment; filename=20") && name.ends_with("_ha.db"), "{name}");
+        assert_eq!(reply.header("content-length"), data.len().to_string());
         assert!(reply.bytes() == data);
     }
+    let head = a.ask("HEAD", "/", &[("accept", "application/octet-stream")], "").await;
+    assert!(head.header("content-type").starts_with("text/plain"));
     let page = a.get("/").await;
     assert!(page.header("content-type").starts_with("text/plain"));
     let left = || std::fs::read_dir(a.dir.path().join("tmp")).unwrap().count();

@@ -26,7 +26,7 @@ fn set(writer: &Connection, seq: i64) {
     writer.execute("UPDATE x SET n = ?1", [seq]).expect("valid");
     writer
         .execute(
-            "INSERT INTO _ha_position VALUES (zeroblob(16), ?1, 3, ?2, zeroblob(16))
+            "INSERT INTO _ha_position(stream, seq, term, hash, content) VALUES (zeroblob(16), ?1, 3, ?2, zeroblob(16))
              ON CONFLICT DO UPDATE SET seq = excluded.seq",
             params![seq, [4_u8; 32]],
         )

@@ -124,7 +124,7 @@ fn create(path: &Path, seq: u64) -> Connection {
 fn move_to(writer: &Connection, seq: u64) {
     writer
         .execute(
-            "INSERT INTO _ha_position VALUES (zeroblob(16), ?1, 7, ?2, zeroblob(16))
+            "INSERT INTO _ha_position(stream, seq, term, hash, content) VALUES (zeroblob(16), ?1, 7, ?2, zeroblob(16))
              ON CONFLICT DO UPDATE SET seq = excluded.seq",
             params![i64::try_from(seq).expect("small"), [9_u8; 32]],
         )
@@ -439,6 +439,23 @@ async fn a_copy_is_made_beside_reads_and_not_in_quarantine() {
     case.reads.quarantine(true);
     let error = case.reads.copy(case.dir.path().to_owned(), backup::Contents::Whole).await.expect_err("refused");
     assert_eq!((error.status, error.code), (503, "quarantined"));
+}
+
+/// A statement that is compiled again for each run costs twice.
+#[tokio::test]
+async fn kept_statements_are_not_compiled_again() {
+    let case = Case::new(1);
+    let sql = "SELECT name FROM t WHERE id = ?";
+    for n in 1..=20 {
+        case.reads.run(case.request(sql, Params::Positional(vec![Value::Integer(n)]))).await.expect("reads");
+    }
+    let reader = case.reads.take().expect("a connection");
+    reader.gate().set_open(true);
+    for sql in [sql, connection::POSITION] {
+        let statement = reader.connection().prepare_cached(sql).expect("kept");
+        assert!(statement.get_status(rusqlite::StatementStatus::Run) > 1, "not the one that was kept: {sql}");
+        assert_eq!(statement.get_status(rusqlite::StatementStatus::RePrepare), 0, "{sql}");
+    }
 }
 
 /// Tells how long a point read takes; nothing depends on it.

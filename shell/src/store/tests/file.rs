@@ -296,3 +296,49 @@ fn the_log_is_a_write_ahead_log() {
     let header = fs::read(pair.writer.file()).expect("read");
     assert_eq!(header[18..20], [2, 2]);
 }
+
+#[test]
+fn a_lock_held_by_another_process_is_waited_out() {
+    let mut pair = founded();
+    let other = Connection::open(pair.writer.file()).expect("opens");
+    other.execute_batch("BEGIN IMMEDIATE").expect("locked");
+    let mut refused = pair.send(vec![text("INSERT INTO t VALUES(3)")]);
+    assert!(matches!(refused.try_recv(), Ok(Err(WriteError::Refused(..)))), "certainly not done");
+    assert_eq!(pair.writer.health, [StoreHealth::Full]);
+    assert!(pair.writer.fatal.is_empty());
+    other.execute_batch("ROLLBACK").expect("released");
+    std::thread::sleep(Duration::from_millis(1050));
+    pair.writer.jobs([]);
+    assert_eq!(pair.writer.health, [StoreHealth::Full, StoreHealth::Well]);
+    pair.writer.health.clear();
+    pair.write("INSERT INTO t VALUES(3)");
+    pair.check();
+}
+
+#[test]
+fn no_room_at_the_commit_loses_nothing() {
+    let mut pair = founded();
+    let (mut request, mut reply) = request(4000, vec![text("INSERT INTO t VALUES(3) RETURNING hex(zeroblob(30000))")]);
+    request.idempotency_key = Some("large answer".into());
+    pair.writer.jobs([StoreJob::Write(request)]);
+    let limit = |store: &mut Store, pages: i64| {
+        let engine = store.worker.inner.engine.as_mut().expect("open");
+        engine.ctx.caller.set(super::super::guard::Caller::Store);
+        engine.conn.sql().query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).expect("set");
+    };
+    limit(&mut pair.writer, 1);
+    let mut waiting = pair.send(vec![text("INSERT INTO t VALUES(4)")]);
+    pair.settle();
+    assert!(matches!(reply.try_recv(), Ok(Err(WriteError::Unknown))), "it is committed in the log");
+    assert!(matches!(waiting.try_recv(), Ok(Err(WriteError::Refused(..)))));
+    assert_eq!(pair.writer.health, [StoreHealth::Full]);
+    assert!(pair.writer.fatal.is_empty());
+    assert_ne!(pair.writer.position, pair.last());
+    limit(&mut pair.writer, 1 << 30);
+    std::thread::sleep(Duration::from_millis(1050));
+    pair.writer.jobs([]);
+    assert_eq!(pair.writer.health, [StoreHealth::Full, StoreHealth::Well]);
+    pair.writer.health.clear();
+    pair.check();
+    assert_eq!(pair.write("SELECT count(*) FROM t"), r#"{"columns":["count(*)"],"rows":[[3]]}"#);
+}

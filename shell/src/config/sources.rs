@@ -120,7 +120,7 @@ impl Sources {
                 });
             } else if let Some(setting) = SETTINGS.iter().find(|s| s.env() == variable) {
                 values.insert(setting.name, Raw { text, origin: Origin::Environment });
-            } else if !variable.starts_with("BASE_HA_TEST") {
+            } else if !variable.starts_with("BASE_HA_") {
                 let near = nearest(&variable, SETTINGS.iter().map(Setting::env));
                 let hint = near.map_or(String::new(), |near| format!("; did you mean {near}?"));
                 warnings.push(format!("{variable} is set and is not a setting of base-ha{hint}"));

@@ -161,10 +161,7 @@ impl ChangeSet {
             .rev()
             .map(|(at, change)| change.inverse().ok_or(NotInvertible { at }))
             .collect::<Result<_, _>>()?;
-        Ok(Self {
-            changes,
-            ..self.clone()
-        })
+        Ok(Self { changes, ..self.clone() })
     }
 }
 
@@ -179,37 +176,16 @@ impl Change {
     /// The change that undoes this row change; `None` for any other.
     fn inverse(&self) -> Option<Self> {
         match self {
-            Self::Insert { table, rowid, new } => Some(Self::Delete {
-                table: *table,
-                rowid: *rowid,
-                old: new.clone(),
-            }),
-            Self::Delete { table, rowid, old } => Some(Self::Insert {
-                table: *table,
-                rowid: *rowid,
-                new: old.clone(),
-            }),
-            Self::Update {
-                table,
-                old_rowid,
-                new_rowid,
-                old,
-                new,
-            } => Some(Self::Update {
+            Self::Insert { table, rowid, new } => Some(Self::Delete { table: *table, rowid: *rowid, old: new.clone() }),
+            Self::Delete { table, rowid, old } => Some(Self::Insert { table: *table, rowid: *rowid, new: old.clone() }),
+            Self::Update { table, old_rowid, new_rowid, old, new } => Some(Self::Update {
                 table: *table,
                 old_rowid: *new_rowid,
                 new_rowid: *old_rowid,
-                old: (old.iter().zip(new))
-                    .map(|(was, is)| is.as_ref().unwrap_or(was).clone())
-                    .collect(),
-                new: (old.iter().zip(new))
-                    .map(|(was, is)| is.as_ref().map(|_| was.clone()))
-                    .collect(),
+                old: (old.iter().zip(new)).map(|(was, is)| is.as_ref().unwrap_or(was).clone()).collect(),
+                new: (old.iter().zip(new)).map(|(was, is)| is.as_ref().map(|_| was.clone())).collect(),
             }),
-            Self::Ddl { .. }
-            | Self::Sequence { .. }
-            | Self::UserVersion(_)
-            | Self::ApplicationId(_) => None,
+            Self::Ddl { .. } | Self::Sequence { .. } | Self::UserVersion(_) | Self::ApplicationId(_) => None,
         }
     }
 }

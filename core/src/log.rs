@@ -37,13 +37,8 @@ impl Log {
     /// If the tail is not contiguous: the driver read its own disk wrongly, and
     /// to go on would be to vote on a lie.
     pub fn recover(base: Position, tail: &[Position], terms: &[(Seq, Term)]) -> Self {
-        let contiguous = tail
-            .windows(2)
-            .all(|w| w[1].seq.0 == w[0].seq.0 + 1 && w[1].term >= w[0].term);
-        assert!(
-            contiguous,
-            "the recovered log tail has a gap or its terms fall"
-        );
+        let contiguous = tail.windows(2).all(|w| w[1].seq.0 == w[0].seq.0 + 1 && w[1].term >= w[0].term);
+        assert!(contiguous, "the recovered log tail has a gap or its terms fall");
         let mut log = Self {
             base,
             last: tail.last().copied().unwrap_or(base),
@@ -52,14 +47,8 @@ impl Log {
             ring_bytes: 0,
             terms: terms.to_vec(),
         };
-        assert!(
-            log.last.seq >= base.seq,
-            "the recovered log ends before it starts"
-        );
-        let rising = log
-            .terms
-            .windows(2)
-            .all(|w| w[0].0 < w[1].0 && w[0].1 < w[1].1);
+        assert!(log.last.seq >= base.seq, "the recovered log ends before it starts");
+        let rising = log.terms.windows(2).all(|w| w[0].0 < w[1].0 && w[0].1 < w[1].1);
         assert!(rising, "the recovered term changes are out of order");
         // A tail without its runs (a driver may leave them to us where they
         // would say nothing new) is completed.
@@ -128,9 +117,7 @@ impl Log {
     /// If it does not follow the last one: the caller checks first.
     pub fn append(&mut self, entry: Entry) {
         assert!(
-            entry.seq.0 == self.last.seq.0 + 1
-                && entry.prev_hash == self.last.hash
-                && entry.term >= self.last.term,
+            entry.seq.0 == self.last.seq.0 + 1 && entry.prev_hash == self.last.hash && entry.term >= self.last.term,
             "entry {} does not follow {}",
             entry.seq,
             self.last.seq
@@ -150,9 +137,7 @@ impl Log {
         if keep >= self.last.seq {
             return 0;
         }
-        let kept = self
-            .position(keep)
-            .expect("the points of all uncommitted entries are in memory");
+        let kept = self.position(keep).expect("the points of all uncommitted entries are in memory");
         let dropped = self.last.seq.0 - keep.0;
         while self.points.back().is_some_and(|p| p.seq > keep) {
             self.points.pop_back();
@@ -196,14 +181,10 @@ impl Log {
     /// Lets go of whole entries beyond the memory bound, and of points beyond
     /// theirs, but of nothing above `settled`.
     pub fn evict(&mut self, settled: Seq) {
-        while self.ring_bytes > Self::RING_BYTES_MAX
-            && self.ring.front().is_some_and(|e| e.seq <= settled)
-        {
+        while self.ring_bytes > Self::RING_BYTES_MAX && self.ring.front().is_some_and(|e| e.seq <= settled) {
             self.pop_oldest();
         }
-        while self.points.len() > 2 * Recovered::TAIL_MAX
-            && self.points.front().is_some_and(|p| p.seq < settled)
-        {
+        while self.points.len() > 2 * Recovered::TAIL_MAX && self.points.front().is_some_and(|p| p.seq < settled) {
             self.points.pop_front();
         }
     }
@@ -242,11 +223,7 @@ impl Log {
             assert_eq!(self.base, self.last, "a log without points is empty");
         }
         if let Some(entry) = self.ring.back() {
-            assert_eq!(
-                entry.position(),
-                self.last,
-                "the ring does not end at the last entry"
-            );
+            assert_eq!(entry.position(), self.last, "the ring does not end at the last entry");
         }
     }
 
@@ -255,18 +232,12 @@ impl Log {
         self.check();
         let mut before: Option<Hash> = None;
         for entry in &self.ring {
-            assert!(
-                before.is_none_or(|hash| hash == entry.prev_hash),
-                "broken hash chain"
-            );
+            assert!(before.is_none_or(|hash| hash == entry.prev_hash), "broken hash chain");
             assert_eq!(self.position(entry.seq), Some(entry.position()));
             assert_eq!(self.term(entry.seq), Some(entry.term));
             before = Some(entry.hash);
         }
-        let rising = self
-            .terms
-            .windows(2)
-            .all(|w| w[0].0 < w[1].0 && w[0].1 < w[1].1);
+        let rising = self.terms.windows(2).all(|w| w[0].0 < w[1].0 && w[0].1 < w[1].1);
         assert!(rising, "terms fall along the log");
     }
 

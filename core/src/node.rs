@@ -36,12 +36,8 @@ mod write;
 
 use crate::config::Config;
 use crate::hlc::HybridClock;
-use crate::ids::{
-    BootNonce, ClusterId, ConfigVersion, Incarnation, NodeId, Seq, StreamId, Term, Url,
-};
-use crate::io::{
-    Boot, Event, HardState, Input, Outbox, Output, Pin, Record, Refusal, Route, Status, WritePermit,
-};
+use crate::ids::{BootNonce, ClusterId, ConfigVersion, Incarnation, NodeId, Seq, StreamId, Term, Url};
+use crate::io::{Boot, Event, HardState, Input, Outbox, Output, Pin, Record, Refusal, Route, Status, WritePermit};
 use crate::log::Log;
 use crate::member::Membership;
 use crate::message::{Envelope, Message};
@@ -160,12 +156,7 @@ impl Node {
     /// If what was read from the disk contradicts itself in a way that the
     /// driver must have caught (a tail with a gap, falling terms).
     pub fn recover(boot: Boot, now: Now, out: &mut Outbox) -> Self {
-        let Boot {
-            config,
-            seed,
-            nonce,
-            recovered,
-        } = boot;
+        let Boot { config, seed, nonce, recovered } = boot;
         let log = Log::recover(recovered.log_base, &recovered.tail, &recovered.terms);
         let mut prng = Prng::new(seed);
         let mut hard = recovered.hard;
@@ -230,18 +221,12 @@ impl Node {
             next_load: 0,
             pin: Pin::default(),
         };
-        node.ordered = node.ordered.max(if node.stores_data() {
-            Seq(0)
-        } else {
-            node.commit
-        });
+        node.ordered = node.ordered.max(if node.stores_data() { Seq(0) } else { node.commit });
         node.memberships.retain(|(seq, _)| *seq <= last);
         node.settle_memberships();
         node.seat_self();
         if amnesia {
-            out.push(Output::Event(Event::Amnesia {
-                incarnation: node.hard.incarnation,
-            }));
+            out.push(Output::Event(Event::Amnesia { incarnation: node.hard.incarnation }));
         }
         if renew || raised {
             node.persist_hard(out);
@@ -268,16 +253,9 @@ impl Node {
             Input::Persisted { id } => self.on_persisted(now, id, out),
             Input::Propose { id, payloads } => self.on_propose(now, id, payloads, out),
             Input::Applied { position, content } => self.on_applied(position, content),
-            Input::LogLoaded { id, prev, entries } => {
-                self.on_log_loaded(now, id, prev, entries, out)
-            }
+            Input::LogLoaded { id, prev, entries } => self.on_log_loaded(now, id, prev, entries, out),
             Input::LogTrimmed { first, base } => self.on_log_trimmed(first, base),
-            Input::SnapshotInstalled {
-                position,
-                membership,
-                content,
-                log_reset,
-            } => {
+            Input::SnapshotInstalled { position, membership, content, log_reset } => {
                 self.on_snapshot_installed(now, position, membership, content, log_reset, out);
             }
             Input::SnapshotFailed => self.on_snapshot_failed(now),
@@ -478,11 +456,7 @@ impl Node {
 
     /// Drops the memberships that a later committed one has replaced.
     fn settle_memberships(&mut self) {
-        let settled = self
-            .memberships
-            .iter()
-            .filter(|(seq, _)| *seq <= self.commit)
-            .count();
+        let settled = self.memberships.iter().filter(|(seq, _)| *seq <= self.commit).count();
         if settled > 1 {
             self.memberships.drain(..settled - 1);
         }
@@ -493,8 +467,7 @@ impl Node {
     }
 
     fn is_voter(&self) -> bool {
-        self.membership()
-            .is_voter(&self.config.id, self.hard.incarnation)
+        self.membership().is_voter(&self.config.id, self.hard.incarnation)
     }
 
     /// A voter of the membership in force, or of one before it as long as that
@@ -502,9 +475,7 @@ impl Node {
     /// may hold the only log that the others' votes can complete, so it must
     /// stand, counting itself for nothing (Raft 4.2.2).
     fn voter_until_settled(&self) -> bool {
-        self.is_voter()
-            || (self.memberships.iter())
-                .any(|(_, m)| m.is_voter(&self.config.id, self.hard.incarnation))
+        self.is_voter() || (self.memberships.iter()).any(|(_, m)| m.is_voter(&self.config.id, self.hard.incarnation))
     }
 
     fn sole_voter(&self) -> bool {

@@ -45,21 +45,9 @@ mod tests {
     fn lower_ids_go_first_and_the_ineligible_last() {
         let (a, b, c) = (id("a"), id("b"), id("c"));
         let of = |id, eligible| Contender { id, eligible };
-        assert_eq!(
-            rank(of(&a, true), [of(&b, true), of(&c, true)].into_iter()),
-            0
-        );
-        assert_eq!(
-            rank(of(&c, true), [of(&a, true), of(&b, true)].into_iter()),
-            2
-        );
-        assert_eq!(
-            rank(of(&c, true), [of(&a, false), of(&b, true)].into_iter()),
-            1
-        );
-        assert_eq!(
-            rank(of(&a, false), [of(&b, true), of(&c, true)].into_iter()),
-            2
-        );
+        assert_eq!(rank(of(&a, true), [of(&b, true), of(&c, true)].into_iter()), 0);
+        assert_eq!(rank(of(&c, true), [of(&a, true), of(&b, true)].into_iter()), 2);
+        assert_eq!(rank(of(&c, true), [of(&a, false), of(&b, true)].into_iter()), 1);
+        assert_eq!(rank(of(&a, false), [of(&b, true), of(&c, true)].into_iter()), 2);
     }
 }

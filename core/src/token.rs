@@ -85,10 +85,7 @@ impl Token {
         let mut input = Reader::new(body);
         let got = input.u8()?;
         if got != VERSION {
-            return Err(DecodeError::UnknownVersion {
-                got,
-                supported: VERSION,
-            });
+            return Err(DecodeError::UnknownVersion { got, supported: VERSION });
         }
         let cluster = ClusterId(input.u128()?);
         let lineage = Lineage(input.varint()?);
@@ -98,21 +95,13 @@ impl Token {
         for _ in 0..count {
             let stream = StreamId(input.u128()?);
             let seq = Seq(input.varint()?);
-            if positions
-                .last_key_value()
-                .is_some_and(|(last, _)| *last >= stream)
-            {
+            if positions.last_key_value().is_some_and(|(last, _)| *last >= stream) {
                 return Err(DecodeError::Unordered { what: "streams" });
             }
             positions.insert(stream, seq);
         }
         input.end()?;
-        Ok(Self {
-            cluster,
-            lineage,
-            term,
-            positions,
-        })
+        Ok(Self { cluster, lineage, term, positions })
     }
 
     /// Reads `text` as a bare position of the current lineage's shared stream,
@@ -136,12 +125,7 @@ impl Token {
 
 impl fmt::Display for TokenTooLarge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "a token names at most {} streams, not {}",
-            Token::STREAMS_MAX,
-            self.streams
-        )
+        write!(f, "a token names at most {} streams, not {}", Token::STREAMS_MAX, self.streams)
     }
 }
 

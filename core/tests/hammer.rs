@@ -24,9 +24,7 @@ struct Tally {
 }
 
 fn born(w: &World) -> bool {
-    w.hosts
-        .iter()
-        .any(|h| h.disk.hard.cluster != ClusterId::NONE)
+    w.hosts.iter().any(|h| h.disk.hard.cluster != ClusterId::NONE)
 }
 
 fn hammer(seed: u64) -> Tally {
@@ -46,27 +44,15 @@ fn hammer(seed: u64) -> Tally {
     // A node that is no seat: only an order makes it more than a learner.
     let churn = seats > 1 && dice(2) == 0;
     if churn {
-        w.add(Config::new(
-            id(seats),
-            url(seats),
-            (0..=seats).map(url).collect(),
-        ));
+        w.add(Config::new(id(seats), url(seats), (0..=seats).map(url).collect()));
     }
     let total = seats + usize::from(churn);
     bytes[9] = 1;
     w.chaos = Some(Prng::new(bytes));
     (0..seats).for_each(|n| w.start(n));
     let wipes = seats >= 3 && !churn && dice(2) == 0;
-    let mut tally = Tally {
-        acked: 0,
-        terms: 0,
-        crashes: 0,
-        snapshots: 0,
-        truncations: 0,
-        wiped: 0,
-        admitted: 0,
-        sent: 0,
-    };
+    let mut tally =
+        Tally { acked: 0, terms: 0, crashes: 0, snapshots: 0, truncations: 0, wiped: 0, admitted: 0, sent: 0 };
     for _ in 0..120 {
         w.run(dice(700));
         if let Some(n) = w.writable() {
@@ -97,17 +83,9 @@ fn hammer(seed: u64) -> Tally {
             14 if up && churn && dice(2) == 0 => {
                 let Some(writer) = w.writable() else { continue };
                 let command = match dice(3) {
-                    0 => AdminCommand::RemoveMember {
-                        member: MemberRef::Id(id(n)),
-                    },
-                    1 => AdminCommand::AddMember {
-                        url: url(n),
-                        role: Role::Voter,
-                    },
-                    _ => AdminCommand::AddMember {
-                        url: url(n),
-                        role: Role::Learner,
-                    },
+                    0 => AdminCommand::RemoveMember { member: MemberRef::Id(id(n)) },
+                    1 => AdminCommand::AddMember { url: url(n), role: Role::Voter },
+                    _ => AdminCommand::AddMember { url: url(n), role: Role::Learner },
                 };
                 w.admin(writer, command);
             }
@@ -127,18 +105,12 @@ fn hammer(seed: u64) -> Tally {
             // One disk at a time is lost, and only when all are up and well:
             // more would be beyond the promise.
             15 if wipes && up => {
-                let well = (0..seats).all(|m| {
-                    w.hosts[m].node.is_some() && !w.hosts[m].paused && !w.hosts[m].disk_stalled
-                });
-                let last = w
-                    .hosts
-                    .iter()
-                    .map(|h| h.disk.log.last().map_or(h.disk.base.seq, |e| e.seq))
-                    .max();
+                let well =
+                    (0..seats).all(|m| w.hosts[m].node.is_some() && !w.hosts[m].paused && !w.hosts[m].disk_stalled);
+                let last = w.hosts.iter().map(|h| h.disk.log.last().map_or(h.disk.base.seq, |e| e.seq)).max();
                 let level = well
                     && (0..seats).all(|m| {
-                        Some(w.status(m).commit) == last
-                            && matches!(w.status(m).part, Part::Follower | Part::Writer)
+                        Some(w.status(m).commit) == last && matches!(w.status(m).part, Part::Follower | Part::Writer)
                     });
                 if level {
                     w.crash(n);
@@ -181,50 +153,26 @@ fn hammer(seed: u64) -> Tally {
     w.write(n, &text);
     let members = w.status(n).membership;
     let data: Vec<usize> = (0..total)
-        .filter(|n| {
-            w.hosts[*n].node.is_some()
-                && !w.hosts[*n].config.witness
-                && members.get(&id(*n)).is_some()
-        })
+        .filter(|n| w.hosts[*n].node.is_some() && !w.hosts[*n].config.witness && members.get(&id(*n)).is_some())
         .collect();
-    w.until("the last row everywhere", |w| {
-        data.iter().all(|n| w.holds(*n, &text))
-    });
+    w.until("the last row everywhere", |w| data.iter().all(|n| w.holds(*n, &text)));
     for n in &data {
-        assert_eq!(
-            w.hosts[*n].disk.data, w.hosts[data[0]].disk.data,
-            "seed {seed}: rows differ"
-        );
+        assert_eq!(w.hosts[*n].disk.data, w.hosts[data[0]].disk.data, "seed {seed}: rows differ");
     }
     for row in &w.acked {
-        assert!(
-            w.holds(data[0], row),
-            "seed {seed}: {row} was acknowledged and is lost"
-        );
+        assert!(w.holds(data[0], row), "seed {seed}: {row} was acknowledged and is lost");
     }
     // Then nothing moves any more.
     w.run(70_000);
     let term = w.status(data[0]).pin.term;
     w.run(20_000);
-    assert_eq!(
-        w.status(data[0]).pin.term,
-        term,
-        "seed {seed}: terms run on"
-    );
+    assert_eq!(w.status(data[0]).pin.term, term, "seed {seed}: terms run on");
     tally.acked = w.acked.len();
     tally.terms = term.0;
     tally.sent = w.sent;
     for host in &w.hosts {
-        tally.snapshots += host
-            .outputs
-            .iter()
-            .filter(|o| matches!(o, Output::FetchSnapshot { .. }))
-            .count();
-        tally.truncations += host
-            .events
-            .iter()
-            .filter(|(_, e)| matches!(e, Event::LogTruncated { .. }))
-            .count();
+        tally.snapshots += host.outputs.iter().filter(|o| matches!(o, Output::FetchSnapshot { .. })).count();
+        tally.truncations += host.events.iter().filter(|(_, e)| matches!(e, Event::LogTruncated { .. })).count();
     }
     tally.admitted = w.status(data[0]).membership.version.0 as usize - 1;
     tally
@@ -234,21 +182,10 @@ fn hammer(seed: u64) -> Tally {
 fn nothing_acknowledged_is_lost_under_random_faults() {
     let (first, count) = match std::env::var("HAMMER_SEED") {
         Ok(seed) => (seed.parse().unwrap(), 1),
-        Err(_) => (
-            0,
-            std::env::var("HAMMER_COUNT").map_or(200, |c| c.parse().unwrap()),
-        ),
+        Err(_) => (0, std::env::var("HAMMER_COUNT").map_or(200, |c| c.parse().unwrap())),
     };
-    let mut sum = Tally {
-        acked: 0,
-        terms: 0,
-        crashes: 0,
-        snapshots: 0,
-        truncations: 0,
-        wiped: 0,
-        admitted: 0,
-        sent: 0,
-    };
+    let mut sum =
+        Tally { acked: 0, terms: 0, crashes: 0, snapshots: 0, truncations: 0, wiped: 0, admitted: 0, sent: 0 };
     for seed in first..first + count {
         let tally = std::panic::catch_unwind(|| hammer(seed)).unwrap_or_else(|cause| {
             eprintln!("replay with HAMMER_SEED={seed} cargo test -p base-ha-core --test hammer");
@@ -265,14 +202,7 @@ fn nothing_acknowledged_is_lost_under_random_faults() {
     }
     println!(
         "acked {} terms {} crashes {} snapshots {} truncations {} wiped {} changes {} frames {}",
-        sum.acked,
-        sum.terms,
-        sum.crashes,
-        sum.snapshots,
-        sum.truncations,
-        sum.wiped,
-        sum.admitted,
-        sum.sent
+        sum.acked, sum.terms, sum.crashes, sum.snapshots, sum.truncations, sum.wiped, sum.admitted, sum.sent
     );
     if count >= 200 {
         // The faults hit what they were meant to hit.

@@ -48,13 +48,7 @@ fn a_transfer_that_nobody_takes_ends_the_term() {
     assert_eq!(w.writable(), None, "it took no lease again");
     w.until("a writer", |w| w.writable().is_some());
     assert_eq!(w.done(0, call), Some(AdminOutcome::TimedOut));
-    assert!(w.saw(0, |e| matches!(
-        e,
-        Event::SteppedDown {
-            reason: StepDownReason::TransferUntaken,
-            ..
-        }
-    )));
+    assert!(w.saw(0, |e| matches!(e, Event::SteppedDown { reason: StepDownReason::TransferUntaken, .. })));
     assert!(w.status(heir(&w)).pin.term > term);
 }
 
@@ -62,16 +56,12 @@ fn a_transfer_that_nobody_takes_ends_the_term() {
 fn a_graceful_stop_hands_over() {
     let mut w = World::born(3);
     w.at(0, Input::Shutdown);
-    let took = w.until("the stop", |w| {
-        w.hosts[0].outputs.contains(&Output::Stopped)
-    });
+    let took = w.until("the stop", |w| w.hosts[0].outputs.contains(&Output::Stopped));
     assert!(took < 100, "took {took} ms");
     w.until("the new writer", |w| w.writable() == Some(1));
     let mut w = World::born(1);
     w.at(0, Input::Shutdown);
-    w.until("the stop", |w| {
-        w.hosts[0].outputs.contains(&Output::Stopped)
-    });
+    w.until("the stop", |w| w.hosts[0].outputs.contains(&Output::Stopped));
 }
 
 #[test]
@@ -80,11 +70,7 @@ fn a_full_disk_hands_over_and_reads_go_on() {
     w.at(0, Input::Health(StoreHealth::Full));
     w.until("the new writer", |w| w.writable() == Some(1));
     w.run(20_000);
-    assert_eq!(
-        w.writable(),
-        Some(1),
-        "it does not ask while its disk is full"
-    );
+    assert_eq!(w.writable(), Some(1), "it does not ask while its disk is full");
     w.at(0, Input::Health(StoreHealth::Well));
     w.until("the pin back", |w| w.writable() == Some(0));
 }
@@ -95,9 +81,7 @@ fn a_step_down_leaves_open_proposals_unknown() {
     w.cut.extend([(1, 0), (2, 0)]);
     let open = w.write(0, "x");
     assert!(matches!(w.outcome(0, open), Some(Output::Proposed { .. })));
-    w.until("its fate", |w| {
-        matches!(w.outcome(0, open), Some(Output::ProposalUnknown { .. }))
-    });
+    w.until("its fate", |w| matches!(w.outcome(0, open), Some(Output::ProposalUnknown { .. })));
     assert!(w.saw(0, |e| matches!(e, Event::SteppedDown { .. })));
     // It did arrive, and a later writer commits it: unknown was the truth.
     w.until("a writer", |w| w.writable().is_some());
@@ -108,40 +92,21 @@ fn a_step_down_leaves_open_proposals_unknown() {
 fn reads_need_a_proof_and_followers_refuse() {
     let mut w = World::born(3);
     w.at(0, Input::ReadIndex { id: 1 });
+    assert!(w.hosts[0].outputs.iter().any(|o| matches!(o, Output::ReadReady { id: 1, .. })));
+    w.at(1, Input::ReadIndex { id: 2 });
     assert!(
-        w.hosts[0]
+        w.hosts[1]
             .outputs
             .iter()
-            .any(|o| matches!(o, Output::ReadReady { id: 1, .. }))
+            .any(|o| matches!(o, Output::ReadRefused { id: 2, refusal: Refusal::NotWriter { writer: Some(_), .. } }))
     );
-    w.at(1, Input::ReadIndex { id: 2 });
-    assert!(w.hosts[1].outputs.iter().any(|o| matches!(
-        o,
-        Output::ReadRefused {
-            id: 2,
-            refusal: Refusal::NotWriter {
-                writer: Some(_),
-                ..
-            }
-        }
-    )));
     // Without the lease, a quorum has to answer something sent later.
     w.isolate(0);
     w.run(1_400);
     assert!(!w.may_write(0));
     w.at(0, Input::ReadIndex { id: 3 });
-    assert!(
-        !w.hosts[0]
-            .outputs
-            .iter()
-            .any(|o| matches!(o, Output::ReadReady { id: 3, .. }))
-    );
-    w.until("the refusal", |w| {
-        w.hosts[0]
-            .outputs
-            .iter()
-            .any(|o| matches!(o, Output::ReadRefused { id: 3, .. }))
-    });
+    assert!(!w.hosts[0].outputs.iter().any(|o| matches!(o, Output::ReadReady { id: 3, .. })));
+    w.until("the refusal", |w| w.hosts[0].outputs.iter().any(|o| matches!(o, Output::ReadRefused { id: 3, .. })));
 }
 
 #[test]
@@ -166,10 +131,7 @@ fn a_two_node_cluster_with_a_witness_survives_either() {
     w.heal();
     w.until("the other data node", |w| w.writable() == Some(1));
     assert!(w.holds(1, "kept"));
-    assert!(
-        w.saw(2, |e| matches!(e, Event::BecameWriter { .. })),
-        "as a caretaker"
-    );
+    assert!(w.saw(2, |e| matches!(e, Event::BecameWriter { .. })), "as a caretaker");
     assert!(w.hosts[2].disk.data.is_empty());
     assert!(!w.hosts[2].outputs.iter().any(|o| match o {
         Output::Pin(pin) => pin.writable || pin.writer.as_ref().is_some_and(|(i, _)| *i == id(2)),
@@ -182,13 +144,7 @@ fn a_two_node_cluster_with_a_witness_survives_either() {
 fn members_are_added_as_learners_promoted_and_removed() {
     let mut w = World::born(3);
     let n = w.add(Config::new(id(3), url(3), (0..4).map(url).collect()));
-    let call = w.admin(
-        0,
-        AdminCommand::AddMember {
-            url: url(3),
-            role: Role::Voter,
-        },
-    );
+    let call = w.admin(0, AdminCommand::AddMember { url: url(3), role: Role::Voter });
     w.until("the answer", |w| w.done(0, call).is_some());
     assert_eq!(w.done(0, call), Some(AdminOutcome::Done));
     w.start(n);
@@ -197,53 +153,21 @@ fn members_are_added_as_learners_promoted_and_removed() {
     w.until("the row", |w| w.holds(3, "x"));
     assert_eq!(w.status(0).membership.quorum(), 3);
     w.run(100);
-    let call = w.admin(
-        0,
-        AdminCommand::RemoveMember {
-            member: MemberRef::Id(id(3)),
-        },
-    );
-    let again = w.admin(
-        0,
-        AdminCommand::RemoveMember {
-            member: MemberRef::Id(id(1)),
-        },
-    );
-    assert_eq!(
-        w.done(0, again),
-        Some(AdminOutcome::Busy),
-        "one change at a time"
-    );
-    w.until("the answer", |w| {
-        w.done(0, call) == Some(AdminOutcome::Done)
-    });
+    let call = w.admin(0, AdminCommand::RemoveMember { member: MemberRef::Id(id(3)) });
+    let again = w.admin(0, AdminCommand::RemoveMember { member: MemberRef::Id(id(1)) });
+    assert_eq!(w.done(0, again), Some(AdminOutcome::Busy), "one change at a time");
+    w.until("the answer", |w| w.done(0, call) == Some(AdminOutcome::Done));
     // It runs on, and neither comes back by itself nor disturbs anybody.
     let term = w.status(0).pin.term;
     w.run(20_000);
     assert!(w.status(0).membership.get(&id(3)).is_none());
     assert_eq!(w.status(0).pin.term, term);
     assert_eq!(w.status(3).unfit, Some(Unfit::NotAMember));
-    let call = w.admin(
-        0,
-        AdminCommand::RemoveMember {
-            member: MemberRef::Id(id(0)),
-        },
-    );
+    let call = w.admin(0, AdminCommand::RemoveMember { member: MemberRef::Id(id(0)) });
     w.until("the answer", |w| w.done(0, call).is_some());
     w.until("another writer", |w| w.writable() == Some(1));
-    assert!(w.saw(0, |e| matches!(
-        e,
-        Event::SteppedDown {
-            reason: StepDownReason::HandedOver,
-            ..
-        }
-    )));
-    let call = w.admin(
-        1,
-        AdminCommand::RemoveMember {
-            member: MemberRef::Id(id(9)),
-        },
-    );
+    assert!(w.saw(0, |e| matches!(e, Event::SteppedDown { reason: StepDownReason::HandedOver, .. })));
+    let call = w.admin(1, AdminCommand::RemoveMember { member: MemberRef::Id(id(9)) });
     assert_eq!(w.done(1, call), Some(AdminOutcome::UnknownMember));
 }
 
@@ -262,9 +186,7 @@ fn a_stranger_with_the_secret_becomes_a_learner_unless_told_not_to() {
     w.until("a writer", |w| w.writable().is_some());
     let n = w.add(Config::new(id(3), url(3), (0..4).map(url).collect()));
     w.start(n);
-    w.until("the refusal", |w| {
-        w.status(3).unfit == Some(Unfit::NotAMember)
-    });
+    w.until("the refusal", |w| w.status(3).unfit == Some(Unfit::NotAMember));
 }
 
 #[test]
@@ -274,12 +196,7 @@ fn a_member_that_moved_is_found_again() {
     w.hosts[2].config.url = url(7);
     w.hosts[2].config.seats = vec![url(0), url(1), url(7)];
     w.start(2);
-    w.until("the new address", |w| {
-        w.status(0)
-            .membership
-            .get(&id(2))
-            .is_some_and(|m| m.url == url(7))
-    });
+    w.until("the new address", |w| w.status(0).membership.get(&id(2)).is_some_and(|m| m.url == url(7)));
     w.write(0, "x");
     w.until("the row", |w| w.holds(2, "x"));
 }
@@ -288,20 +205,13 @@ fn a_member_that_moved_is_found_again() {
 #[test]
 fn duplicate_node_name_refused() {
     let mut w = World::born(3);
-    let twin = w.add(Config::new(
-        id(0),
-        url(9),
-        vec![url(0), url(1), url(2), url(9)],
-    ));
+    let twin = w.add(Config::new(id(0), url(9), vec![url(0), url(1), url(2), url(9)]));
     w.hosts[twin].disk = w.hosts[0].disk.clone();
     w.start(twin);
     w.until("both to notice", |w| {
-        w.status(0).unfit == Some(Unfit::DuplicateId)
-            && w.status(twin).unfit == Some(Unfit::DuplicateId)
+        w.status(0).unfit == Some(Unfit::DuplicateId) && w.status(twin).unfit == Some(Unfit::DuplicateId)
     });
-    w.until("a writer with another name", |w| {
-        w.writable().is_some_and(|n| n == 1 || n == 2)
-    });
+    w.until("a writer with another name", |w| w.writable().is_some_and(|n| n == 1 || n == 2));
     w.run(5_000);
     assert!(!w.may_write(0) && !w.may_write(twin));
     w.crash(twin);
@@ -349,13 +259,7 @@ fn frame(w: &World, from: usize, cluster: ClusterId, term: u64, message: Message
 }
 
 fn append(prev: Position) -> Message {
-    Message::Append(Append {
-        sent: MonoTime(1),
-        prev,
-        entries: vec![],
-        commit: Seq(u64::MAX),
-        renews: true,
-    })
+    Message::Append(Append { sent: MonoTime(1), prev, entries: vec![], commit: Seq(u64::MAX), renews: true })
 }
 
 /// B6: frames of others change nothing.
@@ -365,41 +269,20 @@ fn frames_of_another_cluster_change_nothing() {
     let before = w.status(1);
     let forged = frame(&w, 0, ClusterId(666), 99, append(before.last));
     w.at(1, forged);
-    let vote = Message::Vote {
-        last: before.last,
-        transfer: true,
-    };
+    let vote = Message::Vote { last: before.last, transfer: true };
     let forged = frame(&w, 0, ClusterId(666), 99, vote);
     w.at(1, forged);
     assert_eq!(w.status(1).pin, before.pin);
-    assert!(w.saw(1, |e| matches!(
-        e,
-        Event::FrameRefused {
-            reason: FrameRefusal::OtherCluster,
-            ..
-        }
-    )));
+    assert!(w.saw(1, |e| matches!(e, Event::FrameRefused { reason: FrameRefusal::OtherCluster, .. })));
     // Nor does a stranger to the membership raise the term.
-    let mut input = frame(
-        &w,
-        0,
-        before.cluster,
-        99,
-        Message::Vote {
-            last: before.last,
-            transfer: true,
-        },
-    );
+    let mut input = frame(&w, 0, before.cluster, 99, Message::Vote { last: before.last, transfer: true });
     if let Input::Received { envelope, .. } = &mut input {
         envelope.incarnation = Incarnation(1);
     }
     w.at(1, input);
     assert_eq!(w.status(1).pin, before.pin);
     // A leased follower ignores a candidate, its term included.
-    let vote = Message::Vote {
-        last: before.last,
-        transfer: false,
-    };
+    let vote = Message::Vote { last: before.last, transfer: false };
     let input = frame(&w, 2, before.cluster, 99, vote);
     w.at(1, input);
     assert_eq!(w.status(1).pin, before.pin);
@@ -412,20 +295,10 @@ fn a_contradiction_below_the_commit_index_is_refused() {
     w.write(0, "x");
     w.run(100);
     let before = w.status(1);
-    let prev = Position {
-        seq: Seq(1),
-        term: Term(77),
-        hash: Hash([9; 32]),
-    };
+    let prev = Position { seq: Seq(1), term: Term(77), hash: Hash([9; 32]) };
     let input = frame(&w, 0, before.cluster, before.pin.term.0, append(prev));
     w.at(1, input);
-    assert!(w.saw(1, |e| matches!(
-        e,
-        Event::FrameRefused {
-            reason: FrameRefusal::Contradiction,
-            ..
-        }
-    )));
+    assert!(w.saw(1, |e| matches!(e, Event::FrameRefused { reason: FrameRefusal::Contradiction, .. })));
     assert_eq!(w.status(1).last, before.last);
 }
 
@@ -436,15 +309,8 @@ fn differing_content_is_quarantined_and_reseeded() {
     w.write(0, "x");
     w.run(50);
     w.hosts[2].rot = 0;
-    w.until("quarantine", |w| {
-        w.saw(2, |e| matches!(e, Event::Diverged { .. }))
-    });
-    assert!(
-        w.hosts[2]
-            .outputs
-            .iter()
-            .any(|o| matches!(o, Output::FetchSnapshot { reseed: true, .. }))
-    );
+    w.until("quarantine", |w| w.saw(2, |e| matches!(e, Event::Diverged { .. })));
+    assert!(w.hosts[2].outputs.iter().any(|o| matches!(o, Output::FetchSnapshot { reseed: true, .. })));
     w.until("healing", |w| w.status(2).unfit.is_none());
     assert_eq!(w.hosts[2].disk.content, w.hosts[0].disk.content);
     // A minority writer hands over.
@@ -453,20 +319,14 @@ fn differing_content_is_quarantined_and_reseeded() {
     w.run(50);
     w.hosts[0].rot = 0;
     w.until("another writer", |w| w.writable().is_some_and(|n| n != 0));
-    w.until("healing", |w| {
-        w.hosts[2].disk.content == w.hosts[0].disk.content
-    });
+    w.until("healing", |w| w.hosts[2].disk.content == w.hosts[0].disk.content);
     // Two that differ have no majority: alarm only.
     let mut w = World::born(2);
     w.hosts[1].rot = 1;
     w.write(0, "x");
     w.run(3_000);
     assert!(w.saw(0, |e| matches!(e, Event::DivergedWithoutMajority { .. })));
-    assert!(w.hosts.iter().all(|h| {
-        !h.outputs
-            .iter()
-            .any(|o| matches!(o, Output::FetchSnapshot { .. }))
-    }));
+    assert!(w.hosts.iter().all(|h| { !h.outputs.iter().any(|o| matches!(o, Output::FetchSnapshot { .. })) }));
 }
 
 /// R8: a disk that was rolled back counts as another disk.
@@ -482,9 +342,7 @@ fn a_rolled_back_disk_takes_a_new_incarnation() {
     w.crash(2);
     w.hosts[2].disk = old;
     w.start(2);
-    w.until("amnesia", |w| {
-        w.saw(2, |e| matches!(e, Event::Amnesia { .. }))
-    });
+    w.until("amnesia", |w| w.saw(2, |e| matches!(e, Event::Amnesia { .. })));
     assert_ne!(w.status(2).incarnation, before);
     w.until("admission", |w| w.status(2).part == Part::Follower);
     assert!(w.holds(2, "y"));
@@ -544,28 +402,14 @@ fn nothing_bad_said_of_a_node_panics_it() {
         Message::TimeoutNow,
         Message::AskTransfer,
         Message::Voted { granted: true },
-        Message::PreVoted {
-            term: Term(9),
-            granted: true,
-        },
-        Message::Refused(Refused::Amnesia {
-            acknowledged: Seq(9_999),
-        }),
+        Message::PreVoted { term: Term(9), granted: true },
+        Message::Refused(Refused::Amnesia { acknowledged: Seq(9_999) }),
         Message::Refused(Refused::Born { membership }),
         Message::Refused(Refused::NotAMember),
         Message::Refused(Refused::StaleTerm),
-        Message::Refused(Refused::DuplicateId {
-            other: Incarnation(1),
-        }),
-        Message::NeedSnapshot {
-            at_least: Position::START,
-            from: url(1),
-        },
-        append(Position {
-            seq: Seq(u64::MAX),
-            term: Term(1),
-            hash: Hash::ZERO,
-        }),
+        Message::Refused(Refused::DuplicateId { other: Incarnation(1) }),
+        Message::NeedSnapshot { at_least: Position::START, from: url(1) },
+        append(Position { seq: Seq(u64::MAX), term: Term(1), hash: Hash::ZERO }),
     ];
     for message in said {
         for term in [0, 1, 2, 50] {
@@ -576,13 +420,7 @@ fn nothing_bad_said_of_a_node_panics_it() {
         }
     }
     w.at(0, Input::Persisted { id: u64::MAX });
-    w.at(
-        0,
-        Input::LogTrimmed {
-            first: Seq(900),
-            base: Position::START,
-        },
-    );
+    w.at(0, Input::LogTrimmed { first: Seq(900), base: Position::START });
     w.at(0, Input::SnapshotFailed);
     w.run(Duration::from_secs(20).as_millis() as u64);
     w.until("a writer", |w| w.writable().is_some());
@@ -605,9 +443,7 @@ fn old_term_entries_are_not_committed_by_counting() {
     w.drop = Some(|e| matches!(&e.message, Message::Append(a) if !a.entries.is_empty()));
     w.start(0);
     w.start(1);
-    w.until("a writer elect", |w| {
-        (0..2).any(|n| w.status(n).part == Part::Writer)
-    });
+    w.until("a writer elect", |w| (0..2).any(|n| w.status(n).part == Part::Writer));
     for id in 0..10 {
         // A read makes it send bare appends, whose answers say what is there.
         let n = usize::from(w.status(1).part == Part::Writer);
@@ -615,10 +451,7 @@ fn old_term_entries_are_not_committed_by_counting() {
         w.run(100);
     }
     assert!((0..2).any(|n| w.status(n).part == Part::Writer));
-    assert!(
-        (0..2).all(|n| w.status(n).commit == before),
-        "counted an old term"
-    );
+    assert!((0..2).all(|n| w.status(n).commit == before), "counted an old term");
     assert_eq!(w.writable(), None);
     w.drop = None;
     w.until("the old row", |w| w.holds(0, "old") && w.holds(1, "old"));
@@ -673,7 +506,5 @@ fn a_new_disks_acknowledgement_commits_nothing() {
     w.until("the new disk to hold it", |w| w.status(2).last == last);
     w.run(10);
     assert_eq!(w.status(0).commit, before);
-    w.until("its fate", |w| {
-        matches!(w.outcome(0, open), Some(Output::ProposalUnknown { .. }))
-    });
+    w.until("its fate", |w| matches!(w.outcome(0, open), Some(Output::ProposalUnknown { .. })));
 }

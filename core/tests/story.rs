@@ -114,10 +114,7 @@ fn lowest_id_returns_empty() {
     assert!(held < 3_000);
     assert_eq!(w.writable(), Some(1));
     w.until("the pin back", |w| w.writable() == Some(0));
-    let refused = w.hosts[1]
-        .outputs
-        .iter()
-        .any(|o| matches!(o, Output::ProposalUnknown { .. }));
+    let refused = w.hosts[1].outputs.iter().any(|o| matches!(o, Output::ProposalUnknown { .. }));
     assert!(!refused);
     w.write(0, "y");
     w.until("the row", |w| (0..3).all(|n| w.holds(n, "y")));
@@ -198,14 +195,8 @@ fn gap_blocks_and_fetches() {
     w.crash(1);
     w.heal();
     (0..2).for_each(|n| w.start(n));
-    w.until("all rows", |w| {
-        (0..40).all(|n| w.holds(2, &format!("row {n}")))
-    });
-    assert!(w.hosts.iter().any(|h| {
-        h.outputs
-            .iter()
-            .any(|o| matches!(o, Output::LoadLog { .. }))
-    }));
+    w.until("all rows", |w| (0..40).all(|n| w.holds(2, &format!("row {n}"))));
+    assert!(w.hosts.iter().any(|h| { h.outputs.iter().any(|o| matches!(o, Output::LoadLog { .. })) }));
 }
 
 /// A minority's suffix is dropped; what a majority has stays.
@@ -217,10 +208,7 @@ fn a_partitioned_writers_suffix_is_truncated() {
     w.isolate(0);
     let lost = w.write(0, "lost");
     w.until("another writer", |w| w.writable() == Some(1));
-    assert!(matches!(
-        w.outcome(0, lost),
-        Some(Output::ProposalUnknown { .. })
-    ));
+    assert!(matches!(w.outcome(0, lost), Some(Output::ProposalUnknown { .. })));
     w.write(1, "new");
     w.run(100);
     w.heal();
@@ -241,15 +229,8 @@ fn a_range_that_is_gone_becomes_a_snapshot() {
     w.trim(0, Seq(last.0 - 3));
     w.trim(1, Seq(last.0 - 3));
     w.heal();
-    w.until("all rows", |w| {
-        (0..30).all(|n| w.holds(2, &format!("row {n}")))
-    });
-    assert!(
-        w.hosts[2]
-            .outputs
-            .iter()
-            .any(|o| matches!(o, Output::FetchSnapshot { .. }))
-    );
+    w.until("all rows", |w| (0..30).all(|n| w.holds(2, &format!("row {n}"))));
+    assert!(w.hosts[2].outputs.iter().any(|o| matches!(o, Output::FetchSnapshot { .. })));
     w.write(0, "after");
     w.until("the row", |w| w.holds(2, "after"));
     w.crash(0);

@@ -7,12 +7,12 @@
 
 use super::identity::Sender;
 use super::{Gate, Node, Stance};
-use crate::wire::encode_membership;
 use crate::ids::{ClusterId, ConfigVersion, Lineage, Seq};
 use crate::io::{Event, Outbox, Output, Record};
 use crate::member::{Member, Membership, Role};
 use crate::message::{Envelope, Message, Ping};
 use crate::time::{MonoTime, Now};
+use crate::wire::encode_membership;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
@@ -25,11 +25,7 @@ impl Node {
             return;
         }
         let me = (self.config.id.clone(), self.hard.incarnation);
-        let own_role = if self.config.witness {
-            Role::Witness
-        } else {
-            Role::Voter
-        };
+        let own_role = if self.config.witness { Role::Witness } else { Role::Voter };
         let known = core::mem::take(&mut self.provisional.members);
         self.provisional.members = self
             .config
@@ -41,16 +37,8 @@ impl Node {
                 let known = known.iter().find(|m| m.url == *url);
                 Member {
                     url: url.clone(),
-                    identity: if own {
-                        Some(me.clone())
-                    } else {
-                        known.and_then(|m| m.identity.clone())
-                    },
-                    role: if own {
-                        own_role
-                    } else {
-                        known.map_or(Role::Voter, |m| m.role)
-                    },
+                    identity: if own { Some(me.clone()) } else { known.and_then(|m| m.identity.clone()) },
+                    role: if own { own_role } else { known.map_or(Role::Voter, |m| m.role) },
                     target: None,
                 }
             })
@@ -62,15 +50,10 @@ impl Node {
         if envelope.seats == self.seats_digest {
             return true;
         }
-        let news = self
-            .health
-            .seats_differ
-            .is_none_or(|at| now.mono.since(at) >= self.config.heartbeat);
+        let news = self.health.seats_differ.is_none_or(|at| now.mono.since(at) >= self.config.heartbeat);
         if news {
             self.health.seats_differ = Some(now.mono);
-            out.push(Output::Event(Event::SeatsDiffer {
-                id: envelope.from.clone(),
-            }));
+            out.push(Output::Event(Event::SeatsDiffer { id: envelope.from.clone() }));
         }
         false
     }
@@ -87,18 +70,10 @@ impl Node {
                 member.identity = None;
             }
         }
-        let seat = self
-            .provisional
-            .members
-            .iter_mut()
-            .find(|m| m.url == standing.url);
+        let seat = self.provisional.members.iter_mut().find(|m| m.url == standing.url);
         if let Some(seat) = seat {
             seat.identity = identity;
-            seat.role = if standing.witness {
-                Role::Witness
-            } else {
-                Role::Voter
-            };
+            seat.role = if standing.witness { Role::Witness } else { Role::Voter };
         }
     }
 
@@ -127,10 +102,7 @@ impl Node {
             || !matches!(self.stance, Stance::Follower)
             || !self.may_stand(now)
             || self.config.witness
-            || self
-                .health
-                .seats_differ
-                .is_some_and(|at| now.mono.since(at) < self.config.lease * 2)
+            || self.health.seats_differ.is_some_and(|at| now.mono.since(at) < self.config.lease * 2)
         {
             return None;
         }
@@ -223,12 +195,7 @@ impl Node {
     }
 
     /// Drops the log after `keep` and appends `entries`, in one record.
-    pub(super) fn truncate_log(
-        &mut self,
-        keep: Seq,
-        entries: Vec<crate::entry::Entry>,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn truncate_log(&mut self, keep: Seq, entries: Vec<crate::entry::Entry>, out: &mut Outbox) {
         assert!(keep >= self.commit, "a committed entry is never dropped");
         let dropped = self.log.truncate(keep);
         self.durable = self.durable.min(keep);
@@ -237,10 +204,7 @@ impl Node {
         if dropped > 0 {
             out.push(Output::Event(Event::LogTruncated { keep, dropped }));
         }
-        let record = Record::Append {
-            keep: (dropped > 0).then_some(keep),
-            entries: entries.clone(),
-        };
+        let record = Record::Append { keep: (dropped > 0).then_some(keep), entries: entries.clone() };
         self.disk.persist(record, through, out);
         for entry in entries {
             self.append_to_view(entry, out);
@@ -248,12 +212,7 @@ impl Node {
     }
 
     pub(super) fn routes_of_voters(&self) -> Vec<crate::ids::NodeId> {
-        self.membership()
-            .voters()
-            .filter_map(|m| m.id())
-            .filter(|id| **id != self.config.id)
-            .cloned()
-            .collect()
+        self.membership().voters().filter_map(|m| m.id()).filter(|id| **id != self.config.id).cloned().collect()
     }
 
     pub(super) fn tell_voters(&mut self, message: &Message, out: &mut Outbox) {

@@ -6,38 +6,27 @@
 
 use super::progress::{Feed, Writer};
 use super::{Gate, Node, Stance};
-use crate::wire::{encode_membership, is_url};
 use crate::entry::EntryKind;
 use crate::ids::{NodeId, Seq, Url};
 use crate::io::{AdminCommand, AdminOutcome, CallId, MemberRef, Outbox, Output};
 use crate::member::{Member, Membership, Role};
 use crate::message::{Message, Refused};
 use crate::time::Now;
+use crate::wire::{encode_membership, is_url};
 use alloc::vec;
 use alloc::vec::Vec;
 
 impl Node {
     /// The latest membership is committed.
     pub(super) fn membership_settled(&self) -> bool {
-        self.memberships
-            .last()
-            .is_some_and(|(seq, _)| *seq <= self.commit)
+        self.memberships.last().is_some_and(|(seq, _)| *seq <= self.commit)
     }
 
     fn may_change(&self, writer: &Writer) -> bool {
-        self.membership_settled()
-            && self.commit >= writer.noop
-            && writer.handover.is_none()
-            && self.is_voter()
+        self.membership_settled() && self.commit >= writer.noop && writer.handover.is_none() && self.is_voter()
     }
 
-    pub(super) fn on_admin(
-        &mut self,
-        now: Now,
-        id: CallId,
-        command: AdminCommand,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn on_admin(&mut self, now: Now, id: CallId, command: AdminCommand, out: &mut Outbox) {
         let change = match command {
             AdminCommand::Transfer { to } => return self.order_transfer(now, id, to, out),
             AdminCommand::StepDown => return self.order_step_down(now, id, out),
@@ -53,16 +42,10 @@ impl Node {
         match change {
             Err(outcome) => out.push(Output::AdminDone { id, outcome }),
             Ok(_) if !self.may_change(writer) => {
-                out.push(Output::AdminDone {
-                    id,
-                    outcome: AdminOutcome::Busy,
-                });
+                out.push(Output::AdminDone { id, outcome: AdminOutcome::Busy });
             }
             Ok(members) if !self.has_live_quorum(&members, now) => {
-                out.push(Output::AdminDone {
-                    id,
-                    outcome: AdminOutcome::NoQuorum,
-                });
+                out.push(Output::AdminDone { id, outcome: AdminOutcome::NoQuorum });
             }
             Ok(members) => {
                 self.propose_members(now, members, out);
@@ -81,9 +64,7 @@ impl Node {
         let voters = || members.iter().filter(|m| m.votes());
         let live = voters()
             .filter_map(|m| m.identity.as_ref())
-            .filter(|(id, incarnation)| {
-                *id == self.config.id || self.alive(id, *incarnation, now.mono)
-            })
+            .filter(|(id, incarnation)| *id == self.config.id || self.alive(id, *incarnation, now.mono))
             .count();
         live > voters().count() / 2
     }
@@ -98,12 +79,7 @@ impl Node {
             if members.len() >= Membership::MEMBERS_MAX {
                 return Err(AdminOutcome::NotEligible);
             }
-            members.push(Member {
-                url: url.clone(),
-                identity: None,
-                role: Role::Learner,
-                target,
-            });
+            members.push(Member { url: url.clone(), identity: None, role: Role::Learner, target });
             return Ok(members);
         };
         match (member.role, role) {
@@ -142,10 +118,7 @@ impl Node {
         if !is_url(url.as_str()) {
             return Err(AdminOutcome::NotEligible);
         }
-        let holder = members
-            .iter()
-            .find(|m| m.url == *url)
-            .map(|m| m.id() == Some(id));
+        let holder = members.iter().find(|m| m.url == *url).map(|m| m.id() == Some(id));
         match holder {
             Some(true) => return Err(AdminOutcome::NothingToDo),
             Some(false) => return Err(AdminOutcome::NotEligible),
@@ -178,10 +151,7 @@ impl Node {
         let Some(peer) = self.peers.get(id) else {
             return;
         };
-        let differs = peer
-            .standing
-            .as_ref()
-            .is_some_and(|s| self.health.samples.differ(&s.contents));
+        let differs = peer.standing.as_ref().is_some_and(|s| self.health.samples.differ(&s.contents));
         if let Stance::Writer(writer) = &mut self.stance {
             writer.suspect |= differs;
             self.admit(now, id, out);
@@ -221,14 +191,9 @@ impl Node {
         }
         let identity = Some((id.clone(), peer.incarnation));
         let mut members = self.membership().members.clone();
-        let url_taken = members
-            .iter()
-            .any(|m| m.url == peer.url && m.id() != Some(id));
+        let url_taken = members.iter().any(|m| m.url == peer.url && m.id() != Some(id));
         if let Some(member) = members.iter_mut().find(|m| m.id() == Some(id)) {
-            let progress = writer
-                .progress
-                .get(id)
-                .filter(|p| p.incarnation == peer.incarnation);
+            let progress = writer.progress.get(id).filter(|p| p.incarnation == peer.incarnation);
             let caught_up = progress.is_some_and(|p| {
                 p.matched >= self.commit
                     && p.feed == Feed::Replicate
@@ -243,9 +208,7 @@ impl Node {
                 // went. A quorum that does not contain it, answering in this
                 // term something sent after the new disk was first seen,
                 // proves that no such vote made a writer.
-                let settled = self
-                    .quorum_answered(writer, now.mono)
-                    .is_some_and(|at| at > peer.first_seen);
+                let settled = self.quorum_answered(writer, now.mono).is_some_and(|at| at > peer.first_seen);
                 // Were the old one alive, two processes would have been
                 // noticed by now.
                 let alone = now.mono.since(peer.first_seen) >= self.config.lease;
@@ -281,11 +244,7 @@ impl Node {
             if member.role != Role::Learner {
                 // Nobody has voted in this seat yet: it takes the part that its
                 // node was configured for.
-                member.role = if standing.witness {
-                    Role::Witness
-                } else {
-                    Role::Voter
-                };
+                member.role = if standing.witness { Role::Witness } else { Role::Voter };
             }
             return match keeps_data(members) {
                 Ok(members) => Admission::Change(members),
@@ -298,12 +257,7 @@ impl Node {
         if !self.config.admit_auto || !fresh || members.len() >= Membership::MEMBERS_MAX {
             return Admission::Refuse;
         }
-        members.push(Member {
-            url: peer.url.clone(),
-            identity,
-            role: Role::Learner,
-            target: None,
-        });
+        members.push(Member { url: peer.url.clone(), identity, role: Role::Learner, target: None });
         Admission::Change(members)
     }
 
@@ -358,12 +312,6 @@ enum Admission {
 
 /// Refuses a membership without a voter that stores data.
 fn keeps_data(members: Vec<Member>) -> Result<Vec<Member>, AdminOutcome> {
-    let any = members
-        .iter()
-        .any(|m| m.role == Role::Voter && m.identity.is_some());
-    if any {
-        Ok(members)
-    } else {
-        Err(AdminOutcome::LastVoter)
-    }
+    let any = members.iter().any(|m| m.role == Role::Voter && m.identity.is_some());
+    if any { Ok(members) } else { Err(AdminOutcome::LastVoter) }
 }

@@ -62,32 +62,18 @@ impl Disk {
             Record::Append { .. } => What::Log { through },
         };
         // Of a truncated suffix, no earlier record's completion may speak.
-        if let Record::Append {
-            keep: Some(keep), ..
-        } = &record
-        {
+        if let Record::Append { keep: Some(keep), .. } = &record {
             self.forget_after(*keep);
         }
-        self.pending.push_back(Pending {
-            id: self.last_id,
-            what,
-            then: Vec::new(),
-        });
-        out.push(Output::Persist {
-            id: self.last_id,
-            record,
-        });
+        self.pending.push_back(Pending { id: self.last_id, what, then: Vec::new() });
+        out.push(Output::Persist { id: self.last_id, record });
     }
 
     /// Emits `output` now, or once what `gate` names is durable.
     pub(super) fn after(&mut self, gate: Gate, output: Output, out: &mut Vec<Output>) {
         let last = match gate {
             Gate::Log => self.pending.back_mut(),
-            Gate::HardState => self
-                .pending
-                .iter_mut()
-                .rev()
-                .find(|p| matches!(p.what, What::HardState)),
+            Gate::HardState => self.pending.iter_mut().rev().find(|p| matches!(p.what, What::HardState)),
         };
         match last {
             None => out.push(output),
@@ -128,16 +114,12 @@ impl Disk {
 
     /// A hard state is on its way.
     pub(super) fn hard_pending(&self) -> bool {
-        self.pending
-            .iter()
-            .any(|p| matches!(p.what, What::HardState))
+        self.pending.iter().any(|p| matches!(p.what, What::HardState))
     }
 
     /// Entries are on their way.
     pub(super) fn log_pending(&self) -> bool {
-        self.pending
-            .iter()
-            .any(|p| matches!(p.what, What::Log { .. }))
+        self.pending.iter().any(|p| matches!(p.what, What::Log { .. }))
     }
 
     pub(super) fn check(&self) {
@@ -157,10 +139,7 @@ mod tests {
     use alloc::vec;
 
     fn append(keep: Option<Seq>) -> Record {
-        Record::Append {
-            keep,
-            entries: vec![],
-        }
+        Record::Append { keep, entries: vec![] }
     }
 
     #[test]

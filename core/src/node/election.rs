@@ -27,18 +27,13 @@ impl Node {
     /// first, who may not hold the pin last.
     pub(super) fn arm_election(&mut self, base: MonoTime) {
         let fit = self.eligible(base);
-        let me = Contender {
-            id: &self.config.id,
-            eligible: fit,
-        };
+        let me = Contender { id: &self.config.id, eligible: fit };
         let others = self.membership().voters().filter_map(|member| {
             let id = member.id()?;
             let gone = self.writer.as_ref() == Some(id);
             let standing = self.peers.get(id).and_then(|p| p.standing.as_ref());
-            (*id != self.config.id && !gone).then(|| Contender {
-                id,
-                eligible: member.role == Role::Voter && standing.is_none_or(|s| s.eligible),
-            })
+            (*id != self.config.id && !gone)
+                .then(|| Contender { id, eligible: member.role == Role::Voter && standing.is_none_or(|s| s.eligible) })
         });
         let rank = pin::rank(me, others);
         let mut wait = pin::STEP * rank + self.prng.jitter(pin::STEP);
@@ -56,17 +51,11 @@ impl Node {
 
     /// Whether this node could ever stand in the membership as it is.
     pub(super) fn may_campaign_ever(&self) -> bool {
-        !self.unborn()
-            && self.voter_until_settled()
-            && self.stop_by.is_none()
-            && self.static_writer_allows()
+        !self.unborn() && self.voter_until_settled() && self.stop_by.is_none() && self.static_writer_allows()
     }
 
     fn static_writer_allows(&self) -> bool {
-        self.config
-            .static_writer
-            .as_ref()
-            .is_none_or(|url| *url == self.config.url)
+        self.config.static_writer.as_ref().is_none_or(|url| *url == self.config.url)
     }
 
     /// Whether nothing about this node keeps it from standing now.
@@ -90,14 +79,9 @@ impl Node {
             return true;
         }
         if let Stance::Writer(writer) = &self.stance {
-            return *candidate != self.config.id
-                && self
-                    .lease_end(writer, now)
-                    .is_some_and(|end| now.mono < end);
+            return *candidate != self.config.id && self.lease_end(writer, now).is_some_and(|end| now.mono < end);
         }
-        self.promise
-            .as_ref()
-            .is_some_and(|p| p.to != *candidate && now.mono < p.until)
+        self.promise.as_ref().is_some_and(|p| p.to != *candidate && now.mono < p.until)
     }
 
     pub(super) fn tick_election(&mut self, now: Now, out: &mut Outbox) {
@@ -137,13 +121,8 @@ impl Node {
             return;
         }
         let term = self.hard.term.next();
-        let until = now
-            .mono
-            .after(self.config.heartbeat / 2 + self.prng.jitter(pin::STEP));
-        self.stance = Stance::PreCandidate(Campaign {
-            until,
-            granted: BTreeSet::new(),
-        });
+        let until = now.mono.after(self.config.heartbeat / 2 + self.prng.jitter(pin::STEP));
+        self.stance = Stance::PreCandidate(Campaign { until, granted: BTreeSet::new() });
         out.push(Output::Event(Event::BecamePreCandidate { term }));
         let last = self.log.last();
         self.tell_voters(&Message::PreVote { last, term }, out);
@@ -156,28 +135,14 @@ impl Node {
         self.hard.voted_for = Some((self.config.id.clone(), self.hard.incarnation));
         self.writer = None;
         self.persist_hard(out);
-        let until = now
-            .mono
-            .after(self.config.heartbeat + self.prng.jitter(pin::STEP));
-        self.stance = Stance::Candidate(Campaign {
-            until,
-            granted: BTreeSet::new(),
-        });
-        out.push(Output::Event(Event::BecameCandidate {
-            term: self.hard.term,
-        }));
+        let until = now.mono.after(self.config.heartbeat + self.prng.jitter(pin::STEP));
+        self.stance = Stance::Candidate(Campaign { until, granted: BTreeSet::new() });
+        out.push(Output::Event(Event::BecameCandidate { term: self.hard.term }));
         let last = self.log.last();
         self.tell_voters(&Message::Vote { last, transfer }, out);
     }
 
-    pub(super) fn on_pre_vote(
-        &mut self,
-        now: Now,
-        who: &Sender,
-        last: Position,
-        term: Term,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn on_pre_vote(&mut self, now: Now, who: &Sender, last: Position, term: Term, out: &mut Outbox) {
         if !self.may_vote_for(who) {
             self.turn_away(now, who, out);
             return;
@@ -187,22 +152,10 @@ impl Node {
             && !self.promised_to_other(now, &who.id)
             && !self.health.duplicate(now.mono)
             && !matches!(self.stance, Stance::Writer(_));
-        self.send(
-            who.route.clone(),
-            Gate::HardState,
-            Message::PreVoted { term, granted },
-            out,
-        );
+        self.send(who.route.clone(), Gate::HardState, Message::PreVoted { term, granted }, out);
     }
 
-    pub(super) fn on_pre_voted(
-        &mut self,
-        now: Now,
-        who: &Sender,
-        term: Term,
-        granted: bool,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn on_pre_voted(&mut self, now: Now, who: &Sender, term: Term, granted: bool, out: &mut Outbox) {
         let next = self.hard.term.next();
         let Stance::PreCandidate(campaign) = &mut self.stance else {
             return;
@@ -221,21 +174,9 @@ impl Node {
         }
     }
 
-    pub(super) fn on_vote(
-        &mut self,
-        now: Now,
-        who: &Sender,
-        last: Position,
-        transfer: bool,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn on_vote(&mut self, now: Now, who: &Sender, last: Position, transfer: bool, out: &mut Outbox) {
         if who.term < self.hard.term {
-            self.send(
-                who.route.clone(),
-                Gate::HardState,
-                Message::Refused(Refused::StaleTerm),
-                out,
-            );
+            self.send(who.route.clone(), Gate::HardState, Message::Refused(Refused::StaleTerm), out);
             return;
         }
         if !self.may_vote_for(who) {
@@ -252,10 +193,7 @@ impl Node {
         }
         let candidate = (who.id.clone(), who.incarnation);
         let free = match &self.hard.voted_for {
-            None => {
-                matches!(self.stance, Stance::Follower | Stance::PreCandidate(_))
-                    && self.writer.is_none()
-            }
+            None => matches!(self.stance, Stance::Follower | Stance::PreCandidate(_)) && self.writer.is_none(),
             Some(voted) => *voted == candidate,
         };
         let granted = free && last.covers(&self.log.last());
@@ -266,12 +204,7 @@ impl Node {
             // Give it time to win before standing oneself.
             self.arm_election(now.mono.after(self.config.heartbeat));
         }
-        self.send(
-            who.route.clone(),
-            Gate::Log,
-            Message::Voted { granted },
-            out,
-        );
+        self.send(who.route.clone(), Gate::Log, Message::Voted { granted }, out);
     }
 
     pub(super) fn on_voted(&mut self, now: Now, who: &Sender, granted: bool, out: &mut Outbox) {
@@ -302,11 +235,7 @@ impl Node {
     /// Votes of voters, by name and incarnation; a stranger's counts nothing.
     fn votes_of(&self, campaign: &Campaign) -> usize {
         let membership = self.membership();
-        campaign
-            .granted
-            .iter()
-            .filter(|(id, incarnation)| membership.is_voter(id, *incarnation))
-            .count()
+        campaign.granted.iter().filter(|(id, incarnation)| membership.is_voter(id, *incarnation)).count()
     }
 
     /// Whether the candidate may be voted for as far as this node can know: a
@@ -317,19 +246,12 @@ impl Node {
         }
         who.config > self.membership().version
             || self.provisional.is_voter(&who.id, who.incarnation)
-            || self
-                .memberships
-                .iter()
-                .any(|(_, m)| m.is_voter(&who.id, who.incarnation))
+            || self.memberships.iter().any(|(_, m)| m.is_voter(&who.id, who.incarnation))
     }
 
     fn turn_away(&mut self, now: Now, who: &Sender, out: &mut Outbox) {
         let known = self.member_anywhere(&who.id).is_some();
-        let reason = if known {
-            FrameRefusal::OtherIncarnation
-        } else {
-            FrameRefusal::NotAMember
-        };
+        let reason = if known { FrameRefusal::OtherIncarnation } else { FrameRefusal::NotAMember };
         self.refuse(who, reason, out);
         if !known && self.may_refuse_again(now, &who.id) {
             let refused = Message::Refused(Refused::NotAMember);

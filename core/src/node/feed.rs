@@ -36,14 +36,7 @@ impl Node {
         }
     }
 
-    fn feed(
-        &mut self,
-        now: Now,
-        id: &NodeId,
-        progress: &mut Progress,
-        renews: bool,
-        out: &mut Outbox,
-    ) {
+    fn feed(&mut self, now: Now, id: &NodeId, progress: &mut Progress, renews: bool, out: &mut Outbox) {
         let last = self.log.last();
         let mut sent = false;
         if progress.amnesiac {
@@ -59,18 +52,13 @@ impl Node {
         while progress.free() && progress.next <= last.seq {
             let prev_seq = Seq(progress.next.0 - 1);
             if prev_seq < self.log.base().seq {
-                progress.feed = Feed::Snapshot {
-                    again: now.mono,
-                    tries: 0,
-                };
+                progress.feed = Feed::Snapshot { again: now.mono, tries: 0 };
                 out.push(Output::Event(Event::SnapshotNeeded { id: id.clone() }));
                 self.urge_snapshot(now, id, progress, out);
                 break;
             }
             let prev = self.log.position(prev_seq);
-            let entries = self
-                .log
-                .entries(progress.next, last.seq, Self::APPEND_BYTES_MAX);
+            let entries = self.log.entries(progress.next, last.seq, Self::APPEND_BYTES_MAX);
             let (Some(prev), Some(entries)) = (prev, entries) else {
                 if progress.load.is_none() {
                     self.load_for(id, progress, out);
@@ -90,14 +78,7 @@ impl Node {
             // point before the next entry has left memory the last one serves:
             // the answer says what is missing, which is known already.
             let known = self.log.position(Seq(progress.next.0 - 1));
-            self.ship(
-                now,
-                id,
-                progress,
-                (known.unwrap_or(last), Vec::new()),
-                renews,
-                out,
-            );
+            self.ship(now, id, progress, (known.unwrap_or(last), Vec::new()), renews, out);
         }
         progress.due = false;
     }
@@ -119,13 +100,7 @@ impl Node {
         // The follower believes the commit index no further than this reaches.
         let reach = Seq(prev.seq.0 + entries.len() as u64);
         progress.told = progress.told.max(self.commit.min(reach));
-        let append = Append {
-            sent,
-            prev,
-            entries,
-            commit: self.commit,
-            renews,
-        };
+        let append = Append { sent, prev, entries, commit: self.commit, renews };
         self.tell(id, Gate::HardState, Message::Append(append), out);
     }
 
@@ -168,10 +143,7 @@ impl Node {
             if wanted && self.is_own_log(from, prev, &entries) {
                 if entries.is_empty() {
                     // Gone or unreadable here: the data has it.
-                    progress.feed = Feed::Snapshot {
-                        again: now.mono,
-                        tries: 0,
-                    };
+                    progress.feed = Feed::Snapshot { again: now.mono, tries: 0 };
                     out.push(Output::Event(Event::SnapshotNeeded { id: id.clone() }));
                 } else {
                     self.ship(now, &id, &mut progress, (prev, entries), renews, out);
@@ -201,11 +173,7 @@ impl Node {
             }
             before = entry.position();
         }
-        prev.seq.next() == from
-            && self
-                .log
-                .position(prev.seq)
-                .is_none_or(|known| known == prev)
+        prev.seq.next() == from && self.log.position(prev.seq).is_none_or(|known| known == prev)
     }
 
     /// Tells a follower that is beyond the log to fetch a snapshot; again and
@@ -218,10 +186,7 @@ impl Node {
             return;
         }
         let pause = self.config.heartbeat * 2 * (1 << tries.min(4));
-        progress.feed = Feed::Snapshot {
-            again: now.mono.after(pause),
-            tries: tries + 1,
-        };
+        progress.feed = Feed::Snapshot { again: now.mono.after(pause), tries: tries + 1 };
         let at_least = self.log.base();
         if let Some(from) = self.snapshot_source(now, id) {
             let message = Message::NeedSnapshot { at_least, from };
@@ -242,9 +207,7 @@ impl Node {
                 && id != except
                 && *id != self.config.id
                 && self.alive(id, *incarnation, now.mono)
-                && standing.is_some_and(|s| {
-                    s.eligible && s.applied >= base && s.applied >= self.commit_floor()
-                })
+                && standing.is_some_and(|s| s.eligible && s.applied >= base && s.applied >= self.commit_floor())
         });
         match helper {
             Some(member) => Some(member.url.clone()),
@@ -265,18 +228,12 @@ impl Node {
             _ => self.log.last_not_above(hint.seq, hint.term),
         };
         // A hint below the log: only a snapshot helps, which `next` shows.
-        let next = if hint.seq < self.log.base().seq {
-            hint.seq.next()
-        } else {
-            common.next()
-        };
+        let next = if hint.seq < self.log.base().seq { hint.seq.next() } else { common.next() };
         if let Stance::Writer(writer) = &mut self.stance
             && let Some(progress) = writer.progress.get_mut(id)
         {
             let next = next.max(progress.matched.next());
-            if matches!(progress.feed, Feed::Snapshot { .. })
-                && Seq(next.0 - 1) < self.log.base().seq
-            {
+            if matches!(progress.feed, Feed::Snapshot { .. }) && Seq(next.0 - 1) < self.log.base().seq {
                 return;
             }
             if progress.load.is_some() && progress.next == next {
@@ -313,11 +270,7 @@ impl Node {
     pub(super) fn sync_progress(&mut self, now: Now) {
         let mut wanted: BTreeMap<NodeId, Incarnation> = BTreeMap::new();
         for (_, membership) in &self.memberships {
-            for (id, incarnation) in membership
-                .members
-                .iter()
-                .filter_map(|m| m.identity.as_ref())
-            {
+            for (id, incarnation) in membership.members.iter().filter_map(|m| m.identity.as_ref()) {
                 if *id != self.config.id {
                     wanted.insert(id.clone(), *incarnation);
                 }
@@ -333,14 +286,9 @@ impl Node {
         }
         let next = self.log.last().seq.next();
         if let Stance::Writer(writer) = &mut self.stance {
-            writer
-                .progress
-                .retain(|id, p| wanted.get(id) == Some(&p.incarnation));
+            writer.progress.retain(|id, p| wanted.get(id) == Some(&p.incarnation));
             for (id, incarnation) in wanted {
-                writer
-                    .progress
-                    .entry(id)
-                    .or_insert_with(|| Progress::new(incarnation, next));
+                writer.progress.entry(id).or_insert_with(|| Progress::new(incarnation, next));
             }
         }
     }

@@ -7,7 +7,6 @@
 use super::durable::Gate;
 use super::identity::Sender;
 use super::{Node, Promise, Stance};
-use crate::wire::decode_membership;
 use crate::entry::{Entry, EntryKind};
 use crate::ids::{ContentHash, Incarnation, Seq, Term};
 use crate::io::{Event, FrameRefusal, Outbox, Output, Record, StepDownReason};
@@ -15,26 +14,18 @@ use crate::member::Membership;
 use crate::message::{Append, AppendResult, Appended, Message, Refused};
 use crate::position::Position;
 use crate::time::Now;
+use crate::wire::decode_membership;
 use alloc::vec;
 use alloc::vec::Vec;
 
 impl Node {
-    pub(super) fn on_append(
-        &mut self,
-        now: Now,
-        who: &Sender,
-        mut append: Append,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn on_append(&mut self, now: Now, who: &Sender, mut append: Append, out: &mut Outbox) {
         if who.term < self.hard.term {
             let refused = Message::Refused(Refused::StaleTerm);
             self.send(who.route.clone(), Gate::HardState, refused, out);
             return;
         }
-        assert_eq!(
-            who.term, self.hard.term,
-            "a higher term was adopted before this"
-        );
+        assert_eq!(who.term, self.hard.term, "a higher term was adopted before this");
         if matches!(self.stance, Stance::Writer(_)) {
             // Two writers of one term: a cloned disk or worse. Believe neither.
             self.refuse(who, FrameRefusal::Contradiction, out);
@@ -70,27 +61,12 @@ impl Node {
         // New entries are acknowledged when durable. A bare heartbeat is
         // answered at once with what is durable already: a slow disk must not
         // cost the writer its lease.
-        let (gate, matched) = if fresh {
-            (Gate::Log, matched)
-        } else {
-            (Gate::HardState, matched.min(self.durable))
-        };
+        let (gate, matched) = if fresh { (Gate::Log, matched) } else { (Gate::HardState, matched.min(self.durable)) };
         self.answer(who, &append, gate, AppendResult::Durable { matched }, out);
     }
 
-    fn answer(
-        &mut self,
-        who: &Sender,
-        append: &Append,
-        gate: Gate,
-        result: AppendResult,
-        out: &mut Outbox,
-    ) {
-        let message = Message::Appended(Appended {
-            echo: append.sent,
-            result,
-            applied: self.applied.seq,
-        });
+    fn answer(&mut self, who: &Sender, append: &Append, gate: Gate, result: AppendResult, out: &mut Outbox) {
+        let message = Message::Appended(Appended { echo: append.sent, result, applied: self.applied.seq });
         self.send(who.route.clone(), gate, message, out);
     }
 
@@ -105,10 +81,7 @@ impl Node {
         self.hear(who, now.mono);
         if renews {
             let until = now.mono.after(self.config.lease);
-            self.promise = Some(Promise {
-                to: who.id.clone(),
-                until,
-            });
+            self.promise = Some(Promise { to: who.id.clone(), until });
             self.arm_election(until);
         } else {
             // It hands over: its chosen successor comes first.
@@ -158,14 +131,7 @@ impl Node {
             self.truncate_log(keep, new, out);
         } else if fresh {
             let through = before.seq;
-            self.disk.persist(
-                Record::Append {
-                    keep: None,
-                    entries: new.clone(),
-                },
-                through,
-                out,
-            );
+            self.disk.persist(Record::Append { keep: None, entries: new.clone() }, through, out);
             for entry in new {
                 self.append_to_view(entry, out);
             }
@@ -188,27 +154,17 @@ impl Node {
             // the same in every writer's log.
             let term = self.log.term(prev.seq);
             let differs = held.is_some() || term.is_some_and(|term| term != prev.term);
-            return if differs {
-                Err(FrameRefusal::Contradiction)
-            } else {
-                Ok(None)
-            };
+            return if differs { Err(FrameRefusal::Contradiction) } else { Ok(None) };
         }
         let hint = if prev.seq > last.seq {
             last
         } else {
-            let seq = self
-                .log
-                .last_not_above(Seq(prev.seq.0 - 1), prev.term)
-                .max(self.commit);
+            let seq = self.log.last_not_above(Seq(prev.seq.0 - 1), prev.term).max(self.commit);
             self.log.position(seq).unwrap_or(last)
         };
         // Said once all of the log is durable: a lower end would contradict an
         // acknowledgement that waits for the same disk, and look like amnesia.
-        Ok(Some(AppendResult::Mismatch {
-            hint,
-            last: last.seq,
-        }))
+        Ok(Some(AppendResult::Mismatch { hint, last: last.seq }))
     }
 
     /// Adds an entry to the view; its record is already ordered.
@@ -217,9 +173,7 @@ impl Node {
         if entry.kind == EntryKind::Config
             && let Ok(membership) = decode_membership(entry.payload.clone())
         {
-            out.push(Output::Event(Event::MembershipChanged {
-                version: membership.version,
-            }));
+            out.push(Output::Event(Event::MembershipChanged { version: membership.version }));
             self.memberships.push((entry.seq, membership));
         }
         if entry.seq == self.applied.seq && entry.position() != self.applied {
@@ -235,10 +189,7 @@ impl Node {
         if commit <= self.commit {
             return;
         }
-        assert!(
-            commit <= self.log.last().seq,
-            "what is committed is in the log"
-        );
+        assert!(commit <= self.log.last().seq, "what is committed is in the log");
         self.commit = commit;
         self.settle_birth(out);
         self.settle_memberships();
@@ -259,15 +210,8 @@ impl Node {
             return;
         }
         let first = self.log.ring_first().map_or(from, |first| first.max(from));
-        let entries = self
-            .log
-            .entries(first, through, usize::MAX)
-            .unwrap_or_default();
-        out.push(Output::Apply {
-            from,
-            through,
-            entries,
-        });
+        let entries = self.log.entries(first, through, usize::MAX).unwrap_or_default();
+        out.push(Output::Apply { from, through, entries });
     }
 
     pub(super) fn on_applied(&mut self, position: Position, content: ContentHash) {
@@ -283,10 +227,7 @@ impl Node {
     pub(super) fn on_log_trimmed(&mut self, first: Seq, base: Position) {
         let sound = first == base.seq.next()
             && base.seq <= self.commit
-            && self
-                .log
-                .position(base.seq)
-                .is_none_or(|known| known == base);
+            && self.log.position(base.seq).is_none_or(|known| known == base);
         if sound {
             self.log.trim(base);
         }
@@ -312,8 +253,8 @@ impl Node {
         if log_reset {
             // Entries that followed this very point are gone with the reset.
             // If they were acknowledged, this is amnesia.
-            let lost = held == Some(position) && self.durable > position.seq
-                || held.is_none() && position.seq < self.commit;
+            let lost =
+                held == Some(position) && self.durable > position.seq || held.is_none() && position.seq < self.commit;
             self.log.reset(position);
             self.disk.forget_after(position.seq);
             self.durable = position.seq;
@@ -356,20 +297,13 @@ impl Node {
         out: &mut Outbox,
     ) {
         let current = who.term == self.hard.term && self.writer.as_ref() == Some(&who.id);
-        if !current
-            || at_least.seq <= self.log.base().seq
-            || self.log.position(at_least.seq) == Some(at_least)
-        {
+        if !current || at_least.seq <= self.log.base().seq || self.log.position(at_least.seq) == Some(at_least) {
             return;
         }
         if self.health.may_fetch(now.mono) {
             self.health.fetching = Some(now.mono);
             self.health.fetching_log = true;
-            out.push(Output::FetchSnapshot {
-                from,
-                at_least,
-                reseed: false,
-            });
+            out.push(Output::FetchSnapshot { from, at_least, reseed: false });
         }
     }
 

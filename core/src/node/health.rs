@@ -10,10 +10,10 @@ use crate::ids::{ClusterId, ContentHash, Hash, NodeId, Seq};
 use crate::io::{Event, Outbox, Output, Route, StoreHealth, Unfit};
 use crate::member::Role;
 use crate::message::{Message, Refused};
-use core::time::Duration;
 use crate::time::{MonoTime, Now};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 /// Content hashes at positions that others are likely to have as well.
 #[derive(Debug)]
@@ -57,17 +57,12 @@ impl Samples {
         if self.latest.0 == seq && seq > Seq(0) {
             return Some(self.latest.1);
         }
-        self.ring
-            .iter()
-            .find(|(s, _)| *s == seq)
-            .map(|(_, content)| *content)
+        self.ring.iter().find(|(s, _)| *s == seq).map(|(_, content)| *content)
     }
 
     /// Whether any of `others` differs from what was here at the same place.
     pub(super) fn differ(&self, others: &[(Seq, ContentHash)]) -> bool {
-        others
-            .iter()
-            .any(|(seq, content)| self.at(*seq).is_some_and(|own| own != *content))
+        others.iter().any(|(seq, content)| self.at(*seq).is_some_and(|own| own != *content))
     }
 }
 
@@ -105,10 +100,7 @@ impl Health {
             fetching_log: false,
             missing_answered: MonoTime(0),
             fetch_again: MonoTime(0),
-            samples: Samples {
-                latest: (applied, content),
-                ring: VecDeque::new(),
-            },
+            samples: Samples { latest: (applied, content), ring: VecDeque::new() },
         }
     }
 
@@ -165,9 +157,7 @@ impl Node {
         if self.unborn() && self.health.seats_differ.is_some_and(recent) {
             return Some(Unfit::SeatsDiffer);
         }
-        let member = self
-            .membership()
-            .admits(&self.config.id, self.hard.incarnation);
+        let member = self.membership().admits(&self.config.id, self.hard.incarnation);
         let turned_away = self.health.not_a_member.is_some_and(recent);
         let removed = !self.memberships.is_empty() && self.membership_settled();
         (!member && (turned_away || removed && !self.known_by_name())).then_some(Unfit::NotAMember)
@@ -214,11 +204,7 @@ impl Node {
             self.health.fetching = Some(now.mono);
             self.health.fetching_log = false;
             let at_least = self.log.base();
-            out.push(Output::FetchSnapshot {
-                from,
-                at_least,
-                reseed: true,
-            });
+            out.push(Output::FetchSnapshot { from, at_least, reseed: true });
         }
     }
 
@@ -240,16 +226,9 @@ impl Node {
         let Some((at, reports)) = self.differing_reports(now) else {
             return;
         };
-        let voters = self
-            .membership()
-            .voters()
-            .filter(|m| m.role == Role::Voter)
-            .count();
+        let voters = self.membership().voters().filter(|m| m.role == Role::Voter).count();
         let right = reports.iter().map(|r| r.content).find(|content| {
-            let agreeing = reports
-                .iter()
-                .filter(|r| r.voter && r.content == *content)
-                .count();
+            let agreeing = reports.iter().filter(|r| r.voter && r.content == *content).count();
             agreeing >= crate::quorum::majority(voters)
         });
         let Some(expected) = right else {
@@ -263,10 +242,7 @@ impl Node {
             if report.content == expected {
                 continue;
             }
-            out.push(Output::Event(Event::Diverged {
-                node: report.id,
-                at,
-            }));
+            out.push(Output::Event(Event::Diverged { node: report.id, at }));
             match report.route {
                 None => self.health.quarantined = true,
                 Some(route) => {
@@ -325,17 +301,10 @@ impl Node {
         let from_writer = who.term == self.hard.term && self.writer.as_ref() == Some(&who.id);
         // Old news, from before a re-seed or about another history, is none.
         let same_entry = self.log.position(at).is_some_and(|p| p.hash == hash);
-        let differs = self
-            .health
-            .samples
-            .at(at)
-            .is_some_and(|own| own != expected);
+        let differs = self.health.samples.at(at).is_some_and(|own| own != expected);
         if from_writer && same_entry && differs && !self.health.quarantined {
             self.health.quarantined = true;
-            out.push(Output::Event(Event::Diverged {
-                node: self.config.id.clone(),
-                at,
-            }));
+            out.push(Output::Event(Event::Diverged { node: self.config.id.clone(), at }));
             self.fetch_reseed(now, out);
         }
     }

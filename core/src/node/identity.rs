@@ -24,13 +24,7 @@ pub(super) fn seats_digest(seats: &[Url]) -> u128 {
 }
 
 impl Node {
-    pub(super) fn on_received(
-        &mut self,
-        now: Now,
-        route: Route,
-        envelope: Envelope,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn on_received(&mut self, now: Now, route: Route, envelope: Envelope, out: &mut Outbox) {
         if envelope.from == self.config.id {
             self.on_own_name(now, route, envelope, out);
             return;
@@ -49,25 +43,8 @@ impl Node {
     }
 
     fn dispatch(&mut self, now: Now, route: Route, envelope: Envelope, out: &mut Outbox) {
-        let Envelope {
-            cluster,
-            from,
-            incarnation,
-            nonce,
-            term,
-            config,
-            message,
-            ..
-        } = envelope;
-        let who = Sender {
-            cluster,
-            id: from,
-            incarnation,
-            nonce,
-            term,
-            config,
-            route,
-        };
+        let Envelope { cluster, from, incarnation, nonce, term, config, message, .. } = envelope;
+        let who = Sender { cluster, id: from, incarnation, nonce, term, config, route };
         match message {
             Message::Ping(ping) => self.on_ping(now, &who, ping, out),
             Message::Pong { echo, standing } => self.on_pong(now, &who, echo, standing, out),
@@ -96,15 +73,7 @@ impl Node {
             Message::Ping(ping) if !own => {
                 // Lets the other one find out, and find it out ourselves.
                 let standing = self.own_standing(now);
-                self.send(
-                    route.clone(),
-                    Gate::HardState,
-                    Message::Pong {
-                        echo: ping.sent,
-                        standing,
-                    },
-                    out,
-                );
+                self.send(route.clone(), Gate::HardState, Message::Pong { echo: ping.sent, standing }, out);
                 self.ping_back(now, &envelope.from, route.clone(), out);
                 None
             }
@@ -115,12 +84,8 @@ impl Node {
         let other = envelope.nonce != self.nonce;
         if other && pong.is_some_and(|echo| self.pings.contains(&echo)) {
             // It answered a ping of this very process: both live now.
-            out.push(Output::Event(Event::DuplicateId {
-                id: self.config.id.clone(),
-            }));
-            let refused = Refused::DuplicateId {
-                other: self.hard.incarnation,
-            };
+            out.push(Output::Event(Event::DuplicateId { id: self.config.id.clone() }));
+            let refused = Refused::DuplicateId { other: self.hard.incarnation };
             self.send(route, Gate::HardState, Message::Refused(refused), out);
             self.mark_duplicate(now, out);
             return;
@@ -137,29 +102,16 @@ impl Node {
     }
 
     /// Whether the frame speaks of this node's cluster, or of its birth.
-    fn same_cluster(
-        &mut self,
-        now: Now,
-        route: &Route,
-        envelope: &Envelope,
-        out: &mut Outbox,
-    ) -> bool {
+    fn same_cluster(&mut self, now: Now, route: &Route, envelope: &Envelope, out: &mut Outbox) -> bool {
         let (mine, theirs) = (self.hard.cluster, envelope.cluster);
         if mine == theirs {
-            return if mine == ClusterId::NONE {
-                self.same_seats(now, envelope, out)
-            } else {
-                true
-            };
+            return if mine == ClusterId::NONE { self.same_seats(now, envelope, out) } else { true };
         }
         if mine == ClusterId::NONE {
             // Somebody is born: the message itself says what follows from it.
             return match envelope.message {
                 Message::Append(_) | Message::Refused(_) | Message::NeedSnapshot { .. } => true,
-                Message::Ping(_)
-                | Message::Pong { .. }
-                | Message::Vote { .. }
-                | Message::PreVote { .. } => true,
+                Message::Ping(_) | Message::Pong { .. } | Message::Vote { .. } | Message::PreVote { .. } => true,
                 Message::Appended(_)
                 | Message::PreVoted { .. }
                 | Message::Voted { .. }
@@ -170,11 +122,7 @@ impl Node {
         if theirs == ClusterId::NONE {
             // A founding seat that has not yet learned that its founding entry
             // is committed speaks as a member.
-            if self
-                .memberships
-                .iter()
-                .any(|(_, m)| m.admits(&envelope.from, envelope.incarnation))
-            {
+            if self.memberships.iter().any(|(_, m)| m.admits(&envelope.from, envelope.incarnation)) {
                 return true;
             }
             match &envelope.message {
@@ -194,12 +142,7 @@ impl Node {
             // Only a ping is answered: two refusals must not feed each other.
             Message::Ping(_) => {
                 let refused = Refused::OtherCluster { cluster: mine };
-                self.send(
-                    route.clone(),
-                    Gate::HardState,
-                    Message::Refused(refused),
-                    out,
-                );
+                self.send(route.clone(), Gate::HardState, Message::Refused(refused), out);
             }
             Message::Refused(Refused::OtherCluster { cluster }) => {
                 self.health.other_cluster = Some((cluster, now.mono));
@@ -270,24 +213,15 @@ impl Node {
         }
         config > self.membership().version
             || self.provisional.admits(id, incarnation)
-            || self
-                .memberships
-                .iter()
-                .any(|(_, m)| m.admits(id, incarnation))
+            || self.memberships.iter().any(|(_, m)| m.admits(id, incarnation))
     }
 
     pub(super) fn refuse_frame(&self, envelope: &Envelope, reason: FrameRefusal, out: &mut Outbox) {
-        out.push(Output::Event(Event::FrameRefused {
-            from: envelope.from.clone(),
-            reason,
-        }));
+        out.push(Output::Event(Event::FrameRefused { from: envelope.from.clone(), reason }));
     }
 
     pub(super) fn refuse(&self, who: &Sender, reason: FrameRefusal, out: &mut Outbox) {
-        out.push(Output::Event(Event::FrameRefused {
-            from: who.id.clone(),
-            reason,
-        }));
+        out.push(Output::Event(Event::FrameRefused { from: who.id.clone(), reason }));
     }
 
     fn on_refused(&mut self, now: Now, who: &Sender, refused: Refused, out: &mut Outbox) {
@@ -299,23 +233,17 @@ impl Node {
             }
             Refused::Born { membership } => self.on_born(membership, out),
             Refused::DuplicateId { .. } => {
-                out.push(Output::Event(Event::DuplicateId {
-                    id: self.config.id.clone(),
-                }));
+                out.push(Output::Event(Event::DuplicateId { id: self.config.id.clone() }));
                 self.mark_duplicate(now, out);
             }
             Refused::Amnesia { acknowledged } => {
-                let from_writer =
-                    self.writer.as_ref() == Some(&who.id) && who.term == self.hard.term;
+                let from_writer = self.writer.as_ref() == Some(&who.id) && who.term == self.hard.term;
                 if from_writer && self.log.last().seq < acknowledged {
                     self.take_new_incarnation(now, out);
                 }
             }
             Refused::NotAMember => {
-                if !self
-                    .membership()
-                    .admits(&self.config.id, self.hard.incarnation)
-                {
+                if !self.membership().admits(&self.config.id, self.hard.incarnation) {
                     self.health.not_a_member = Some(now.mono);
                 }
             }
@@ -332,9 +260,7 @@ impl Node {
         self.hard.incarnation = Incarnation(self.prng.id());
         self.hard.high_water = Default::default();
         self.persist_hard(out);
-        out.push(Output::Event(Event::Amnesia {
-            incarnation: self.hard.incarnation,
-        }));
+        out.push(Output::Event(Event::Amnesia { incarnation: self.hard.incarnation }));
         self.seat_self();
     }
 }

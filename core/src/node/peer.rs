@@ -46,31 +46,18 @@ impl Processes {
     /// Takes note that `nonce` echoed a ping that was sent at `sent` and whose
     /// echo came in at `now`.
     pub(super) fn prove(&mut self, nonce: BootNonce, sent: MonoTime, now: MonoTime) -> Proof {
-        let mut earlier: Vec<(BootNonce, MonoTime)> = self
-            .known
-            .iter()
-            .filter(|p| p.nonce != nonce && p.alive_before < sent)
-            .map(|p| (p.nonce, now))
-            .collect();
+        let mut earlier: Vec<(BootNonce, MonoTime)> =
+            self.known.iter().filter(|p| p.nonce != nonce && p.alive_before < sent).map(|p| (p.nonce, now)).collect();
         let Some(index) = self.known.iter().position(|p| p.nonce == nonce) else {
             if self.known.len() == Self::KNOWN_MAX {
                 self.known.remove(0);
             }
-            self.known.push(Process {
-                nonce,
-                alive_before: now,
-                alive_after: sent,
-                succeeds: earlier,
-            });
+            self.known.push(Process { nonce, alive_before: now, alive_after: sent, succeeds: earlier });
             return self.standing(nonce);
         };
         // A, then B (which noted that A came first), then A again?
         let returned = self.known.iter().any(|other| {
-            other.nonce != nonce
-                && other
-                    .succeeds
-                    .iter()
-                    .any(|(before, alive)| *before == nonce && *alive < sent)
+            other.nonce != nonce && other.succeeds.iter().any(|(before, alive)| *before == nonce && *alive < sent)
         });
         if returned {
             // Start over, so that a duplicate that goes on is found again.
@@ -91,10 +78,7 @@ impl Processes {
 
     /// The newest process.
     pub(super) fn current(&self) -> Option<BootNonce> {
-        self.known
-            .iter()
-            .max_by_key(|p| p.alive_after)
-            .map(|p| p.nonce)
+        self.known.iter().max_by_key(|p| p.alive_after).map(|p| p.nonce)
     }
 
     /// Whether another process is known to have come after `nonce`.
@@ -103,11 +87,7 @@ impl Processes {
     }
 
     fn standing(&self, nonce: BootNonce) -> Proof {
-        if self.current() == Some(nonce) {
-            Proof::Current
-        } else {
-            Proof::Old
-        }
+        if self.current() == Some(nonce) { Proof::Current } else { Proof::Old }
     }
 }
 

@@ -85,9 +85,7 @@ impl Progress {
     pub(super) fn free(&self) -> bool {
         match self.feed {
             Feed::Probe { asked } => !asked,
-            Feed::Replicate => {
-                self.flights.len() < Self::FLIGHTS_MAX && self.flight_bytes < Self::FLIGHT_BYTES_MAX
-            }
+            Feed::Replicate => self.flights.len() < Self::FLIGHTS_MAX && self.flight_bytes < Self::FLIGHT_BYTES_MAX,
             Feed::Snapshot { .. } => false,
         }
     }

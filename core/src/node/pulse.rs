@@ -33,12 +33,7 @@ impl Node {
             .map(|p| p.route.clone())
             .collect();
         for url in targets {
-            self.send(
-                Route::Url(url),
-                Gate::HardState,
-                Message::Ping(ping.clone()),
-                out,
-            );
+            self.send(Route::Url(url), Gate::HardState, Message::Ping(ping.clone()), out);
         }
         for route in strangers {
             self.send(route, Gate::HardState, Message::Ping(ping.clone()), out);
@@ -51,10 +46,7 @@ impl Node {
     pub(super) fn ping_back(&mut self, now: Now, to: &NodeId, route: Route, out: &mut Outbox) {
         if let Some(peer) = self.peers.get_mut(to) {
             let pause = self.config.heartbeat / 4;
-            if peer
-                .pinged_back
-                .is_some_and(|at| now.mono.since(at) < pause)
-            {
+            if peer.pinged_back.is_some_and(|at| now.mono.since(at) < pause) {
                 return;
             }
             peer.pinged_back = Some(now.mono);
@@ -95,24 +87,14 @@ impl Node {
             self.take_standing(now, who, &ping, out);
         }
         let standing = self.own_standing(now);
-        let pong = Message::Pong {
-            echo: ping.sent,
-            standing,
-        };
+        let pong = Message::Pong { echo: ping.sent, standing };
         self.send(who.route.clone(), Gate::HardState, pong, out);
         if proven != Some(who.nonce) {
             self.ping_back(now, &who.id, who.route.clone(), out);
         }
     }
 
-    pub(super) fn on_pong(
-        &mut self,
-        now: Now,
-        who: &Sender,
-        echo: MonoTime,
-        standing: Ping,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn on_pong(&mut self, now: Now, who: &Sender, echo: MonoTime, standing: Ping, out: &mut Outbox) {
         if !self.pings.contains(&echo) {
             // An echo of another life of this node, or of nothing.
             return;
@@ -131,12 +113,7 @@ impl Node {
             Proof::Duplicate => {
                 let refused = Refused::DuplicateId { other };
                 out.push(Output::Event(Event::DuplicateId { id: who.id.clone() }));
-                self.send(
-                    who.route.clone(),
-                    Gate::HardState,
-                    Message::Refused(refused),
-                    out,
-                );
+                self.send(who.route.clone(), Gate::HardState, Message::Refused(refused), out);
                 return;
             }
         }
@@ -160,8 +137,7 @@ impl Node {
             return;
         };
         // Clocks start anew with each process: only one's own are compared.
-        let newer = peer.standing.as_ref().is_none_or(|s| s.sent <= ping.sent)
-            || peer.standing_of != who.nonce;
+        let newer = peer.standing.as_ref().is_none_or(|s| s.sent <= ping.sent) || peer.standing_of != who.nonce;
         if !newer {
             return;
         }
@@ -176,10 +152,7 @@ impl Node {
         let ahead = ping.wall_ms.abs_diff(now.wall.0);
         let skewed = u128::from(ahead) > self.config.skew_max.as_millis() + 1000;
         if skewed && !peer.skewed {
-            out.push(Output::Event(Event::ClockSkew {
-                id: who.id.clone(),
-                ms: ahead,
-            }));
+            out.push(Output::Event(Event::ClockSkew { id: who.id.clone(), ms: ahead }));
         }
         peer.skewed = skewed;
         peer.standing = Some(ping.clone());
@@ -188,8 +161,7 @@ impl Node {
     /// Whether that incarnation was certainly alive within the last lease.
     pub(super) fn alive(&self, id: &NodeId, incarnation: Incarnation, now: MonoTime) -> bool {
         self.peers.get(id).is_some_and(|p| {
-            p.incarnation == incarnation
-                && p.heard.is_some_and(|at| now.since(at) < self.config.lease)
+            p.incarnation == incarnation && p.heard.is_some_and(|at| now.since(at) < self.config.lease)
         })
     }
 
@@ -205,9 +177,7 @@ impl Node {
 
     fn report_liveness(&mut self, now: Now, out: &mut Outbox) {
         for (id, peer) in &mut self.peers {
-            let up = peer
-                .heard
-                .is_some_and(|at| now.mono.since(at) < self.config.lease);
+            let up = peer.heard.is_some_and(|at| now.mono.since(at) < self.config.lease);
             if up != peer.up {
                 peer.up = up;
                 out.push(Output::Event(Event::PeerUp { id: id.clone(), up }));

@@ -29,11 +29,7 @@ impl Node {
             }
             Stance::Follower | Stance::PreCandidate(_) | Stance::Candidate(_) => false,
         };
-        Pin {
-            term: self.hard.term,
-            writer: self.known_writer(),
-            writable,
-        }
+        Pin { term: self.hard.term, writer: self.known_writer(), writable }
     }
 
     pub(super) fn part(&self) -> Part {
@@ -113,65 +109,29 @@ impl Node {
         let last = self.log.last();
         self.log.check();
         self.disk.check();
-        assert!(
-            self.commit <= last.seq,
-            "committed {} beyond the log's end {}",
-            self.commit,
-            last.seq
-        );
-        assert!(
-            self.commit >= self.log.base().seq,
-            "the log was trimmed beyond the commit index"
-        );
-        assert!(
-            self.durable <= last.seq,
-            "durable {} beyond the log's end {}",
-            self.durable,
-            last.seq
-        );
-        assert!(
-            self.applied.seq <= self.ordered,
-            "applied {} was never ordered",
-            self.applied.seq
-        );
-        assert!(
-            last.term <= self.hard.term,
-            "an entry of a term not heard of"
-        );
+        assert!(self.commit <= last.seq, "committed {} beyond the log's end {}", self.commit, last.seq);
+        assert!(self.commit >= self.log.base().seq, "the log was trimmed beyond the commit index");
+        assert!(self.durable <= last.seq, "durable {} beyond the log's end {}", self.durable, last.seq);
+        assert!(self.applied.seq <= self.ordered, "applied {} was never ordered", self.applied.seq);
+        assert!(last.term <= self.hard.term, "an entry of a term not heard of");
         assert!(
             self.durable == last.seq || self.disk.log_pending(),
             "entries that are neither durable nor on their way"
         );
-        assert!(
-            self.memberships.windows(2).all(|w| w[0].0 < w[1].0),
-            "memberships out of order"
-        );
-        assert!(
-            self.memberships
-                .last()
-                .is_none_or(|(seq, _)| *seq <= last.seq),
-            "a membership beyond the log's end"
-        );
+        assert!(self.memberships.windows(2).all(|w| w[0].0 < w[1].0), "memberships out of order");
+        assert!(self.memberships.last().is_none_or(|(seq, _)| *seq <= last.seq), "a membership beyond the log's end");
         match &self.stance {
             Stance::Writer(writer) => {
                 let voted = self.hard.voted_for.as_ref();
                 assert_eq!(writer.term, self.hard.term, "a writer of another term");
                 assert!(
-                    voted.is_some_and(
-                        |(id, inc)| *id == self.config.id && *inc == self.hard.incarnation
-                    ),
+                    voted.is_some_and(|(id, inc)| *id == self.config.id && *inc == self.hard.incarnation),
                     "a writer that did not vote for itself"
                 );
                 assert!(writer.noop <= last.seq, "a writer without its own entry");
                 for progress in writer.progress.values() {
-                    assert!(
-                        progress.matched <= last.seq,
-                        "a follower ahead of its writer"
-                    );
-                    assert!(
-                        progress.matched < progress.next,
-                        "sending what is there already"
-                    );
+                    assert!(progress.matched <= last.seq, "a follower ahead of its writer");
+                    assert!(progress.matched < progress.next, "sending what is there already");
                 }
                 let mut before = self.commit;
                 for proposal in &writer.proposals {
@@ -181,10 +141,7 @@ impl Node {
             }
             Stance::Candidate(_) => {
                 let voted = self.hard.voted_for.as_ref();
-                assert!(
-                    voted.is_some_and(|(id, _)| *id == self.config.id),
-                    "a candidate that did not vote for itself"
-                );
+                assert!(voted.is_some_and(|(id, _)| *id == self.config.id), "a candidate that did not vote for itself");
             }
             Stance::Follower | Stance::PreCandidate(_) => {}
         }
@@ -199,12 +156,7 @@ impl Node {
         self.check_shallow();
         self.log.check_deep();
         assert!(
-            self.membership()
-                .members
-                .iter()
-                .filter(|m| m.role == Role::Voter)
-                .count()
-                > 0
+            self.membership().members.iter().filter(|m| m.role == Role::Voter).count() > 0
                 || self.membership().members.is_empty()
                 || self.unborn(),
             "a membership without a voter that stores data"

@@ -36,10 +36,7 @@ impl Node {
     }
 
     fn may_ask(&self, now: Now) -> bool {
-        let voter = self
-            .membership()
-            .get(&self.config.id)
-            .is_some_and(|m| m.role == Role::Voter);
+        let voter = self.membership().get(&self.config.id).is_some_and(|m| m.role == Role::Voter);
         voter
             && self.is_voter()
             && self.eligible(now.mono)
@@ -49,9 +46,7 @@ impl Node {
     }
 
     fn is_witness(&self, id: &NodeId) -> bool {
-        self.membership()
-            .get(id)
-            .is_some_and(|m| m.role == Role::Witness)
+        self.membership().get(id).is_some_and(|m| m.role == Role::Witness)
     }
 
     pub(super) fn on_ask_transfer(&mut self, now: Now, who: &Sender, out: &mut Outbox) {
@@ -59,10 +54,7 @@ impl Node {
             return;
         };
         let preferred = match &self.config.static_writer {
-            Some(url) => self
-                .membership()
-                .get(&who.id)
-                .is_some_and(|m| m.url == *url),
+            Some(url) => self.membership().get(&who.id).is_some_and(|m| m.url == *url),
             None => who.id < self.config.id || !self.stores_data(),
         };
         let tenured = now.mono.since(writer.since) >= self.tenure_now(now) || !self.stores_data();
@@ -129,12 +121,7 @@ impl Node {
         if let Stance::Writer(writer) = &mut self.stance {
             out.push(Output::Event(Event::TransferStarted { to: to.clone() }));
             let until = now.mono.after(patience);
-            writer.handover = Some(Handover {
-                to,
-                why,
-                until,
-                sent: false,
-            });
+            writer.handover = Some(Handover { to, why, until, sent: false });
         }
     }
 
@@ -146,9 +133,7 @@ impl Node {
     /// Whether nobody could take the pin from this writer now.
     pub(super) fn no_heir(&self, now: Now) -> bool {
         match &self.stance {
-            Stance::Writer(writer) => {
-                writer.handover.is_none() && self.best_heir(writer, now).is_none()
-            }
+            Stance::Writer(writer) => writer.handover.is_none() && self.best_heir(writer, now).is_none(),
             Stance::Follower | Stance::PreCandidate(_) | Stance::Candidate(_) => true,
         }
     }
@@ -172,9 +157,7 @@ impl Node {
             return;
         };
         let Some(handover) = &writer.handover else {
-            if let Some(why) = self
-                .wants_heir()
-                .filter(|_| self.may_start_handover(writer, now))
+            if let Some(why) = self.wants_heir().filter(|_| self.may_start_handover(writer, now))
                 && let Some(heir) = self.best_heir(writer, now)
             {
                 self.start_handover(now, heir, why, out);
@@ -191,11 +174,7 @@ impl Node {
             return;
         }
         let last = self.log.last().seq;
-        let matched = self
-            .membership()
-            .get(&to)
-            .map(|member| self.matched_by(writer, member))
-            .unwrap_or_default();
+        let matched = self.membership().get(&to).map(|member| self.matched_by(writer, member)).unwrap_or_default();
         let drained = writer.proposals.is_empty() && self.commit == last && matched == last;
         if drained {
             let until = now.mono.after(self.config.lease);
@@ -219,10 +198,7 @@ impl Node {
             writer.handover_again = again;
             if let Some(handover) = writer.handover.take() {
                 if let Why::Ordered(id) = handover.why {
-                    out.push(Output::AdminDone {
-                        id,
-                        outcome: AdminOutcome::TimedOut,
-                    });
+                    out.push(Output::AdminDone { id, outcome: AdminOutcome::TimedOut });
                 }
                 out.push(Output::Event(Event::TransferFailed { to: handover.to }));
             }
@@ -235,17 +211,11 @@ impl Node {
             return;
         };
         if let Why::Ordered(id) = handover.why {
-            let outcome = if taken {
-                AdminOutcome::Done
-            } else {
-                AdminOutcome::TimedOut
-            };
+            let outcome = if taken { AdminOutcome::Done } else { AdminOutcome::TimedOut };
             out.push(Output::AdminDone { id, outcome });
         }
         if !taken {
-            out.push(Output::Event(Event::TransferFailed {
-                to: handover.to.clone(),
-            }));
+            out.push(Output::Event(Event::TransferFailed { to: handover.to.clone() }));
         }
     }
 
@@ -276,13 +246,7 @@ impl Node {
         }
     }
 
-    pub(super) fn order_transfer(
-        &mut self,
-        now: Now,
-        id: CallId,
-        to: Option<NodeId>,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn order_transfer(&mut self, now: Now, id: CallId, to: Option<NodeId>, out: &mut Outbox) {
         let Stance::Writer(writer) = &self.stance else {
             let outcome = AdminOutcome::NotWriter(self.not_writer());
             out.push(Output::AdminDone { id, outcome });
@@ -298,10 +262,7 @@ impl Node {
         let busy = writer.handover.is_some() || self.commit < writer.noop;
         match heir {
             Err(outcome) => out.push(Output::AdminDone { id, outcome }),
-            Ok(_) if busy => out.push(Output::AdminDone {
-                id,
-                outcome: AdminOutcome::Busy,
-            }),
+            Ok(_) if busy => out.push(Output::AdminDone { id, outcome: AdminOutcome::Busy }),
             // Preference comes back: the lowest id asks again after a tenure.
             Ok(heir) => self.start_handover(now, heir, Why::Ordered(id), out),
         }
@@ -312,10 +273,7 @@ impl Node {
             // A little longer than the promises that others gave it.
             self.abstain_until = now.mono.after(self.config.lease + self.config.heartbeat);
             self.step_down(now, StepDownReason::Ordered, out);
-            out.push(Output::AdminDone {
-                id,
-                outcome: AdminOutcome::Done,
-            });
+            out.push(Output::AdminDone { id, outcome: AdminOutcome::Done });
         } else {
             let outcome = AdminOutcome::NotWriter(self.not_writer());
             out.push(Output::AdminDone { id, outcome });
@@ -335,9 +293,7 @@ impl Node {
         };
         let alone = match &self.stance {
             Stance::Writer(writer) => {
-                writer.handover.is_none()
-                    && writer.proposals.is_empty()
-                    && self.best_heir(writer, now).is_none()
+                writer.handover.is_none() && writer.proposals.is_empty() && self.best_heir(writer, now).is_none()
             }
             Stance::Follower => true,
             Stance::PreCandidate(_) | Stance::Candidate(_) => {

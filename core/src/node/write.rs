@@ -10,8 +10,7 @@ use super::{Node, Stance};
 use crate::entry::{Entry, EntryKind};
 use crate::ids::{NodeId, Seq};
 use crate::io::{
-    AdminOutcome, CallId, Event, FrameRefusal, Outbox, Output, ProposalId, Record, Refusal,
-    StepDownReason, WritePermit,
+    AdminOutcome, CallId, Event, FrameRefusal, Outbox, Output, ProposalId, Record, Refusal, StepDownReason, WritePermit,
 };
 use crate::lease;
 use crate::message::{AppendResult, Appended, Message, Refused};
@@ -29,9 +28,7 @@ impl Node {
         self.tries = 0;
         self.writer = Some(self.config.id.clone());
         self.promise = None;
-        out.push(Output::Event(Event::BecameWriter {
-            term: self.hard.term,
-        }));
+        out.push(Output::Event(Event::BecameWriter { term: self.hard.term }));
         let founds = self.unborn() && self.memberships.is_empty();
         let mut payloads = Vec::new();
         if founds {
@@ -59,12 +56,7 @@ impl Node {
 
     /// Appends entries of this writer's term; they are shipped while they are
     /// being written, but its own word counts only once they are durable.
-    pub(super) fn append_own(
-        &mut self,
-        now: Now,
-        payloads: Vec<(EntryKind, Bytes)>,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn append_own(&mut self, now: Now, payloads: Vec<(EntryKind, Bytes)>, out: &mut Outbox) {
         let mut entries: Vec<Entry> = Vec::with_capacity(payloads.len());
         let mut prev = self.log.last();
         for (kind, payload) in payloads {
@@ -73,23 +65,14 @@ impl Node {
             prev = entry.position();
             entries.push(entry);
         }
-        let record = Record::Append {
-            keep: None,
-            entries: entries.clone(),
-        };
+        let record = Record::Append { keep: None, entries: entries.clone() };
         self.disk.persist(record, prev.seq, out);
         for entry in entries {
             self.append_to_view(entry, out);
         }
     }
 
-    pub(super) fn on_propose(
-        &mut self,
-        now: Now,
-        id: ProposalId,
-        payloads: Vec<Bytes>,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn on_propose(&mut self, now: Now, id: ProposalId, payloads: Vec<Bytes>, out: &mut Outbox) {
         let sound = !payloads.is_empty() && payloads.iter().all(|p| p.len() <= Entry::PAYLOAD_MAX);
         let refusal = match self.write_permit(now) {
             Ok(_) if sound => None,
@@ -112,13 +95,7 @@ impl Node {
         out.push(Output::Proposed { id, first, last });
     }
 
-    pub(super) fn on_appended(
-        &mut self,
-        now: Now,
-        who: &Sender,
-        appended: Appended,
-        out: &mut Outbox,
-    ) {
+    pub(super) fn on_appended(&mut self, now: Now, who: &Sender, appended: Appended, out: &mut Outbox) {
         let (last, last_stamp) = (self.log.last().seq, self.last_stamp);
         let Stance::Writer(writer) = &mut self.stance else {
             return;
@@ -183,9 +160,7 @@ impl Node {
         }
         let all = matches.iter().min().copied().unwrap_or_default();
         let quorum = self.membership().quorum();
-        let reached = quorum::reached(&mut matches, quorum)
-            .unwrap_or_default()
-            .min(self.durable);
+        let reached = quorum::reached(&mut matches, quorum).unwrap_or_default().min(self.durable);
         if reached > self.commit && self.term_of(reached) == Some(writer.term) {
             self.raise_commit(reached, out);
         }
@@ -205,19 +180,12 @@ impl Node {
             *seq > commit
         });
         for id in done {
-            out.push(Output::AdminDone {
-                id,
-                outcome: AdminOutcome::Done,
-            });
+            out.push(Output::AdminDone { id, outcome: AdminOutcome::Done });
         }
         if writer.told != told {
             writer.told = told;
             let (durable, committed, all) = told;
-            out.push(Output::Progress {
-                durable,
-                committed,
-                all,
-            });
+            out.push(Output::Progress { durable, committed, all });
         }
         self.answer_reads(now, out);
     }
@@ -276,11 +244,7 @@ impl Node {
         if sent < writer.lease_floor {
             return None;
         }
-        Some(lease::end(
-            sent,
-            self.config.lease,
-            self.config.clock_rate_ppm,
-        ))
+        Some(lease::end(sent, self.config.lease, self.config.clock_rate_ppm))
     }
 
     /// When a quorum will have been silent for a lease.
@@ -288,9 +252,7 @@ impl Node {
         if self.sole_voter() {
             return None;
         }
-        let answered = self
-            .quorum_answered(writer, self.last_step)
-            .unwrap_or_default();
+        let answered = self.quorum_answered(writer, self.last_step).unwrap_or_default();
         Some(answered.max(writer.since).after(self.config.lease))
     }
 
@@ -326,10 +288,7 @@ impl Node {
         let Stance::Writer(writer) = &self.stance else {
             return Err(self.not_writer());
         };
-        if self.health.duplicate(now.mono)
-            || self.health.quarantined
-            || self.health.halted.is_some()
-        {
+        if self.health.duplicate(now.mono) || self.health.quarantined || self.health.halted.is_some() {
             return Err(Refusal::Unfit);
         }
         if !self.stores_data() {
@@ -347,19 +306,13 @@ impl Node {
             return Err(Refusal::LeaseExpired);
         }
         match self.lease_end(writer, now) {
-            Some(until) if now.mono < until => Ok(WritePermit {
-                term: writer.term,
-                until,
-            }),
+            Some(until) if now.mono < until => Ok(WritePermit { term: writer.term, until }),
             _ => Err(Refusal::LeaseExpired),
         }
     }
 
     pub(super) fn not_writer(&self) -> Refusal {
-        Refusal::NotWriter {
-            writer: self.known_writer(),
-            term: self.hard.term,
-        }
+        Refusal::NotWriter { writer: self.known_writer(), term: self.hard.term }
     }
 
     pub(super) fn on_read_index(&mut self, now: Now, id: CallId, out: &mut Outbox) {
@@ -386,10 +339,7 @@ impl Node {
                 }
             }
             (_, Some(refusal)) => out.push(Output::ReadRefused { id, refusal }),
-            (_, None) => out.push(Output::ReadRefused {
-                id,
-                refusal: not_writer,
-            }),
+            (_, None) => out.push(Output::ReadRefused { id, refusal: not_writer }),
         }
     }
 
@@ -403,9 +353,7 @@ impl Node {
         if writer.reads.is_empty() || !self.committed_own(writer) {
             return;
         }
-        let leased = self
-            .lease_end(writer, now)
-            .is_some_and(|end| now.mono < end);
+        let leased = self.lease_end(writer, now).is_some_and(|end| now.mono < end);
         // Its own answer is always the newest.
         let own = MonoTime(self.last_stamp.0.saturating_add(1));
         let answered = self.quorum_answered(writer, own).unwrap_or_default();
@@ -427,13 +375,8 @@ impl Node {
         let Stance::Writer(writer) = stance else {
             return;
         };
-        let handed_over = writer.handover.as_ref().is_some_and(|h| h.sent)
-            && reason == StepDownReason::HigherTerm;
-        let reason = if handed_over {
-            StepDownReason::HandedOver
-        } else {
-            reason
-        };
+        let handed_over = writer.handover.as_ref().is_some_and(|h| h.sent) && reason == StepDownReason::HigherTerm;
+        let reason = if handed_over { StepDownReason::HandedOver } else { reason };
         if handed_over {
             self.note_transfer(now);
         }
@@ -445,16 +388,10 @@ impl Node {
         self.writer = None;
         let refusal = self.not_writer();
         for read in &writer.reads {
-            out.push(Output::ReadRefused {
-                id: read.id,
-                refusal: refusal.clone(),
-            });
+            out.push(Output::ReadRefused { id: read.id, refusal: refusal.clone() });
         }
         for (id, _) in &writer.orders {
-            out.push(Output::AdminDone {
-                id: *id,
-                outcome: AdminOutcome::TimedOut,
-            });
+            out.push(Output::AdminDone { id: *id, outcome: AdminOutcome::TimedOut });
         }
         self.end_handover(&writer, handed_over, out);
         // Whoever was just deposed leaves the next election to the others for
@@ -466,9 +403,7 @@ impl Node {
     pub(super) fn known_writer(&self) -> Option<(NodeId, crate::ids::Url)> {
         let id = self.writer.as_ref()?;
         if *id == self.config.id {
-            return self
-                .stores_data()
-                .then(|| (id.clone(), self.config.url.clone()));
+            return self.stores_data().then(|| (id.clone(), self.config.url.clone()));
         }
         let member = self.member_anywhere(id);
         if member.is_some_and(|m| m.role == crate::member::Role::Witness) {

@@ -18,9 +18,7 @@ pub struct Writer {
 impl Writer {
     /// An empty buffer with room for `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self {
-            bytes: Vec::with_capacity(capacity),
-        }
+        Self { bytes: Vec::with_capacity(capacity) }
     }
 
     /// One byte.
@@ -240,12 +238,7 @@ impl Reader {
     /// # Errors
     /// [`DecodeError::Bound`] if it exceeds `max`, or so many cannot follow:
     /// a caller may reserve memory for what is returned.
-    pub fn count(
-        &mut self,
-        what: &'static str,
-        size_min: usize,
-        max: usize,
-    ) -> Result<usize, DecodeError> {
+    pub fn count(&mut self, what: &'static str, size_min: usize, max: usize) -> Result<usize, DecodeError> {
         let got = self.varint()?;
         let max = max.min(self.left() / size_min.max(1)) as u64;
         if got > max {
@@ -332,19 +325,14 @@ impl Reader {
 /// any other must be refused before it is logged: nobody could read it.
 pub fn is_url(text: &str) -> bool {
     let authority_is_legal = |authority: &str| {
-        !authority.is_empty()
-            && authority
-                .bytes()
-                .all(|b| b.is_ascii_graphic() && !b"/\\?#@".contains(&b))
+        !authority.is_empty() && authority.bytes().all(|b| b.is_ascii_graphic() && !b"/\\?#@".contains(&b))
     };
     let scheme_is_legal = |scheme: &str| {
         scheme.starts_with(|c: char| c.is_ascii_lowercase())
-            && scheme
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
     };
     text.len() <= Url::LENGTH_MAX
-        && text.split_once("://").is_some_and(|(scheme, authority)| {
-            scheme_is_legal(scheme) && authority_is_legal(authority)
-        })
+        && text
+            .split_once("://")
+            .is_some_and(|(scheme, authority)| scheme_is_legal(scheme) && authority_is_legal(authority))
 }

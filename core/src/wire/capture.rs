@@ -52,12 +52,7 @@ pub struct TooLarge {
 
 impl fmt::Display for TooLarge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the transaction's changes take {} bytes, {} are allowed",
-            self.bytes,
-            Entry::PAYLOAD_MAX
-        )
+        write!(f, "the transaction's changes take {} bytes, {} are allowed", self.bytes, Entry::PAYLOAD_MAX)
     }
 }
 
@@ -117,12 +112,7 @@ impl ChangeSetWriter {
     /// A row appeared. `rowid` is 0 for `WITHOUT ROWID`; `new` are its stored
     /// columns in declared order.
     #[inline]
-    pub fn push_insert<'a>(
-        &mut self,
-        table: u32,
-        rowid: i64,
-        new: impl IntoIterator<Item = ValueRef<'a>>,
-    ) {
+    pub fn push_insert<'a>(&mut self, table: u32, rowid: i64, new: impl IntoIterator<Item = ValueRef<'a>>) {
         self.begin(op::INSERT, table);
         self.changes.zigzag(rowid);
         self.row(table, new);
@@ -156,12 +146,7 @@ impl ChangeSetWriter {
 
     /// A row went away.
     #[inline]
-    pub fn push_delete<'a>(
-        &mut self,
-        table: u32,
-        rowid: i64,
-        old: impl IntoIterator<Item = ValueRef<'a>>,
-    ) {
+    pub fn push_delete<'a>(&mut self, table: u32, rowid: i64, old: impl IntoIterator<Item = ValueRef<'a>>) {
         self.begin(op::DELETE, table);
         self.changes.zigzag(rowid);
         self.row(table, old);
@@ -203,11 +188,7 @@ impl ChangeSetWriter {
     /// What a repeated key is told. An answer longer than
     /// [`crate::changeset::ChangeSet::ANSWER_MAX`] is left out, its key is kept.
     pub fn set_answer(&mut self, key: String, body_digest: [u8; 16], answer: Bytes) {
-        self.answer = Some(StoredAnswer {
-            key,
-            body_digest,
-            answer: Some(answer),
-        });
+        self.answer = Some(StoredAnswer { key, body_digest, answer: Some(answer) });
     }
 
     pub(super) fn set_stored_answer(&mut self, stored: StoredAnswer) {
@@ -277,12 +258,7 @@ impl ChangeSetWriter {
     ///
     /// # Errors
     /// [`TooLarge`].
-    pub fn finish(
-        &mut self,
-        request: RequestId,
-        hlc: Hlc,
-        database: &str,
-    ) -> Result<Bytes, TooLarge> {
+    pub fn finish(&mut self, request: RequestId, hlc: Hlc, database: &str) -> Result<Bytes, TooLarge> {
         let payload = self.finish_unbounded(request, hlc, database);
         match payload.len() {
             bytes if bytes > Entry::PAYLOAD_MAX => Err(TooLarge { bytes }),
@@ -290,16 +266,9 @@ impl ChangeSetWriter {
         }
     }
 
-    pub(super) fn finish_unbounded(
-        &mut self,
-        request: RequestId,
-        hlc: Hlc,
-        database: &str,
-    ) -> Bytes {
+    pub(super) fn finish_unbounded(&mut self, request: RequestId, hlc: Hlc, database: &str) -> Bytes {
         let answer = self.answer.take();
-        let answer_len = answer
-            .as_ref()
-            .map_or(0, |a| a.key.len() + a.answer.as_ref().map_or(0, Bytes::len));
+        let answer_len = answer.as_ref().map_or(0, |a| a.key.len() + a.answer.as_ref().map_or(0, Bytes::len));
         let mut out = SEAL.begin(self.size() + database.len() + answer_len + 96);
         out.u128(request.0);
         out.u64(hlc.0);
@@ -315,10 +284,7 @@ impl ChangeSetWriter {
 
     #[inline]
     fn begin(&mut self, op: u8, table: u32) {
-        assert!(
-            (table as usize) < self.shapes.len(),
-            "table {table} is not in this request's dictionary"
-        );
+        assert!((table as usize) < self.shapes.len(), "table {table} is not in this request's dictionary");
         self.change_count += 1;
         self.changes.u8(op);
         self.changes.varint(u64::from(table));
@@ -337,10 +303,7 @@ impl ChangeSetWriter {
     #[inline]
     fn expect_arity(&self, table: u32, count: usize) {
         let columns = self.shapes[table as usize].1;
-        assert!(
-            count == columns,
-            "a row of {count} values in a table of {columns} stored columns"
-        );
+        assert!(count == columns, "a row of {count} values in a table of {columns} stored columns");
     }
 }
 

@@ -16,10 +16,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
-pub(super) const SEAL: Seal = Seal {
-    magic: *b"bHA\xd1",
-    version: 1,
-};
+pub(super) const SEAL: Seal = Seal { magic: *b"bHA\xd1", version: 1 };
 
 /// Tags of operations.
 pub(super) mod op {
@@ -77,13 +74,7 @@ fn push(writer: &mut ChangeSetWriter, change: &Change) {
         Change::Insert { table, rowid, new } => {
             writer.push_insert(*table, *rowid, new.iter().map(ValueRef::from));
         }
-        Change::Update {
-            table,
-            old_rowid,
-            new_rowid,
-            old,
-            new,
-        } => writer.push_update(
+        Change::Update { table, old_rowid, new_rowid, old, new } => writer.push_update(
             *table,
             *old_rowid,
             *new_rowid,
@@ -178,16 +169,7 @@ impl ChangeSetReader {
             tables.push(read_shape(&mut input)?);
         }
         let left = input.count("changes", CHANGE_MIN, usize::MAX)?;
-        Ok(Self {
-            input,
-            head: Head {
-                request,
-                hlc,
-                database,
-                tables,
-            },
-            left,
-        })
+        Ok(Self { input, head: Head { request, hlc, database, tables }, left })
     }
 
     /// The request.
@@ -228,11 +210,7 @@ impl ChangeSetReader {
         Ok(Some(match input.u8()? {
             op::INSERT => {
                 let (table, columns) = table_of(input, &self.head.tables)?;
-                Change::Insert {
-                    table,
-                    rowid: input.zigzag()?,
-                    new: read_row(input, columns)?,
-                }
+                Change::Insert { table, rowid: input.zigzag()?, new: read_row(input, columns)? }
             }
             op::UPDATE => {
                 let (table, columns) = table_of(input, &self.head.tables)?;
@@ -246,11 +224,7 @@ impl ChangeSetReader {
             }
             op::DELETE => {
                 let (table, columns) = table_of(input, &self.head.tables)?;
-                Change::Delete {
-                    table,
-                    rowid: input.zigzag()?,
-                    old: read_row(input, columns)?,
-                }
+                Change::Delete { table, rowid: input.zigzag()?, old: read_row(input, columns)? }
             }
             op::DDL => {
                 let epoch = input.varint()?;
@@ -259,19 +233,12 @@ impl ChangeSetReader {
             }
             op::SEQUENCE => Change::Sequence {
                 table: String::from(input.text("table name", Entry::PAYLOAD_MAX)?),
-                value: if input.bool("sequence")? {
-                    Some(input.zigzag()?)
-                } else {
-                    None
-                },
+                value: if input.bool("sequence")? { Some(input.zigzag()?) } else { None },
             },
             op::USER_VERSION => Change::UserVersion(read_i32(input)?),
             op::APPLICATION_ID => Change::ApplicationId(read_i32(input)?),
             got => {
-                return Err(DecodeError::BadTag {
-                    what: "operation",
-                    got,
-                });
+                return Err(DecodeError::BadTag { what: "operation", got });
             }
         }))
     }
@@ -300,11 +267,7 @@ fn table_of(input: &mut Reader, tables: &[TableShape]) -> Result<(u32, usize), D
     let got = input.varint()?;
     match usize::try_from(got).ok().and_then(|n| tables.get(n)) {
         Some(shape) => Ok((got as u32, shape.columns.len())),
-        None => Err(DecodeError::Bound {
-            what: "table index",
-            got,
-            max: (tables.len() as u64).saturating_sub(1),
-        }),
+        None => Err(DecodeError::Bound { what: "table index", got, max: (tables.len() as u64).saturating_sub(1) }),
     }
 }
 
@@ -366,20 +329,11 @@ fn read_shape(input: &mut Reader) -> Result<TableShape, DecodeError> {
     for _ in 0..keys {
         let got = input.varint()?;
         if got >= columns.len() as u64 {
-            return Err(DecodeError::Bound {
-                what: "key column",
-                got,
-                max: (columns.len() as u64).saturating_sub(1),
-            });
+            return Err(DecodeError::Bound { what: "key column", got, max: (columns.len() as u64).saturating_sub(1) });
         }
         key.push(got as u16);
     }
-    Ok(TableShape {
-        name,
-        columns,
-        key,
-        has_rowid,
-    })
+    Ok(TableShape { name, columns, key, has_rowid })
 }
 
 /// Tags of the stored answer.
@@ -392,10 +346,7 @@ pub(super) fn write_answer(out: &mut Writer, stored: Option<&StoredAnswer>) {
         out.u8(ANSWER_ABSENT);
         return;
     };
-    let answer = stored
-        .answer
-        .as_ref()
-        .filter(|a| a.len() <= ChangeSet::ANSWER_MAX);
+    let answer = stored.answer.as_ref().filter(|a| a.len() <= ChangeSet::ANSWER_MAX);
     out.u8(match answer {
         Some(_) => ANSWER_WHOLE,
         None => ANSWER_TOO_LONG,
@@ -413,19 +364,12 @@ fn read_answer(input: &mut Reader) -> Result<Option<StoredAnswer>, DecodeError> 
         ANSWER_WHOLE => true,
         ANSWER_TOO_LONG => false,
         got => {
-            return Err(DecodeError::BadTag {
-                what: "stored answer",
-                got,
-            });
+            return Err(DecodeError::BadTag { what: "stored answer", got });
         }
     };
     Ok(Some(StoredAnswer {
         key: String::from(input.text("idempotency key", Entry::PAYLOAD_MAX)?),
         body_digest: input.digest16()?,
-        answer: if whole {
-            Some(input.bytes("stored answer", ChangeSet::ANSWER_MAX)?)
-        } else {
-            None
-        },
+        answer: if whole { Some(input.bytes("stored answer", ChangeSet::ANSWER_MAX)?) } else { None },
     }))
 }

@@ -11,10 +11,7 @@ use crate::hlc::Hlc;
 use crate::ids::{Seq, StreamId, Term};
 use bytes::Bytes;
 
-const SEAL: Seal = Seal {
-    magic: *b"bHA\xe1",
-    version: 1,
-};
+const SEAL: Seal = Seal { magic: *b"bHA\xe1", version: 1 };
 
 /// What an entry takes beside its payload, in bytes, at most.
 pub const ENTRY_OVERHEAD_MAX: usize = 16 + 10 + 10 + 8 + 1 + 32 + 32 + 10;
@@ -62,10 +59,7 @@ pub(super) fn read_entry(input: &mut Reader) -> Result<Entry, DecodeError> {
             1 => EntryKind::Config,
             2 => EntryKind::Data,
             got => {
-                return Err(DecodeError::BadTag {
-                    what: "entry kind",
-                    got,
-                });
+                return Err(DecodeError::BadTag { what: "entry kind", got });
             }
         },
         prev_hash: input.hash()?,

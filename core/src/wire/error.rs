@@ -72,9 +72,7 @@ impl fmt::Display for DecodeError {
             }
             Self::BadTag { what, got } => write!(f, "{what}: {got} is not a known choice"),
             Self::BadText { what } => write!(f, "{what}: the text is not legal"),
-            Self::BadNumber => {
-                f.write_str("a number overflows or is not written in its shortest form")
-            }
+            Self::BadNumber => f.write_str("a number overflows or is not written in its shortest form"),
             Self::Unordered { what } => write!(f, "{what}: not in ascending order"),
         }
     }

@@ -28,11 +28,7 @@ pub const BODY_MAX: usize = Entry::PAYLOAD_MAX + (1 << 20);
 /// bounds them, so that no receiver refuses what was sent.
 pub fn encode_frame(envelope: &Envelope) -> Bytes {
     let payloads: usize = match &envelope.message {
-        Message::Append(append) => append
-            .entries
-            .iter()
-            .map(|e| e.payload.len() + super::ENTRY_OVERHEAD_MAX)
-            .sum(),
+        Message::Append(append) => append.entries.iter().map(|e| e.payload.len() + super::ENTRY_OVERHEAD_MAX).sum(),
         _ => 0,
     };
     let mut out = Writer::with_capacity(FRAME_HEAD + 512 + payloads);
@@ -42,10 +38,7 @@ pub fn encode_frame(envelope: &Envelope) -> Bytes {
     out.u32(0);
     write_envelope(&mut out, envelope);
     let length = out.len() - FRAME_HEAD;
-    assert!(
-        length <= BODY_MAX,
-        "a frame of {length} bytes: appends are bounded before they are encoded"
-    );
+    assert!(length <= BODY_MAX, "a frame of {length} bytes: appends are bounded before they are encoded");
     out.bytes[5..9].copy_from_slice(&(length as u32).to_le_bytes());
     let sum = checksum(&out.bytes);
     out.bytes[9..FRAME_HEAD].copy_from_slice(&sum.to_le_bytes());
@@ -67,21 +60,14 @@ pub fn frame_length(start: &[u8]) -> Result<Option<usize>, DecodeError> {
         return Ok(None);
     };
     if got != VERSION {
-        return Err(DecodeError::UnknownVersion {
-            got,
-            supported: VERSION,
-        });
+        return Err(DecodeError::UnknownVersion { got, supported: VERSION });
     }
     let Some(length) = start.get(5..9) else {
         return Ok(None);
     };
     let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]) as usize;
     if length > BODY_MAX {
-        return Err(DecodeError::Bound {
-            what: "frame",
-            got: length as u64,
-            max: BODY_MAX as u64,
-        });
+        return Err(DecodeError::Bound { what: "frame", got: length as u64, max: BODY_MAX as u64 });
     }
     Ok(Some(FRAME_HEAD + length))
 }
@@ -96,9 +82,7 @@ pub fn decode_frame(frame: Bytes) -> Result<Envelope, DecodeError> {
         return Err(DecodeError::Truncated);
     }
     if frame.len() > length {
-        return Err(DecodeError::TrailingBytes {
-            left: frame.len() - length,
-        });
+        return Err(DecodeError::TrailingBytes { left: frame.len() - length });
     }
     let stored = u32::from_le_bytes([frame[9], frame[10], frame[11], frame[12]]);
     if stored != checksum(&frame) {

@@ -12,10 +12,7 @@ use crate::member::{Member, Membership, QuorumMode, Role};
 use alloc::vec::Vec;
 use bytes::Bytes;
 
-const SEAL: Seal = Seal {
-    magic: *b"bHA\xc1",
-    version: 1,
-};
+const SEAL: Seal = Seal { magic: *b"bHA\xc1", version: 1 };
 
 /// A URL of one byte, no identity, a role, no target.
 const MEMBER_MIN: usize = 1 + 1 + 1 + 1;
@@ -50,10 +47,7 @@ pub fn decode_membership(payload: Bytes) -> Result<Membership, DecodeError> {
         0 => QuorumMode::Majority,
         1 => QuorumMode::None,
         got => {
-            return Err(DecodeError::BadTag {
-                what: "quorum mode",
-                got,
-            });
+            return Err(DecodeError::BadTag { what: "quorum mode", got });
         }
     };
     let lineage = Lineage(input.varint()?);
@@ -67,13 +61,7 @@ pub fn decode_membership(payload: Bytes) -> Result<Membership, DecodeError> {
         members.push(member);
     }
     input.end()?;
-    Ok(Membership {
-        version,
-        cluster,
-        mode,
-        lineage,
-        members,
-    })
+    Ok(Membership { version, cluster, mode, lineage, members })
 }
 
 fn write_member(out: &mut Writer, member: &Member) {
@@ -93,22 +81,13 @@ fn write_member(out: &mut Writer, member: &Member) {
 
 fn read_member(input: &mut Reader) -> Result<Member, DecodeError> {
     let url = input.url()?;
-    let identity = if input.bool("identity")? {
-        Some((input.node_id()?, Incarnation(input.u128()?)))
-    } else {
-        None
-    };
+    let identity = if input.bool("identity")? { Some((input.node_id()?, Incarnation(input.u128()?))) } else { None };
     let role = role(input.u8()?)?;
     let target = match input.u8()? {
         0 => None,
         tag => Some(self::role(tag - 1)?),
     };
-    Ok(Member {
-        url,
-        identity,
-        role,
-        target,
-    })
+    Ok(Member { url, identity, role, target })
 }
 
 fn role(tag: u8) -> Result<Role, DecodeError> {

@@ -8,9 +8,7 @@ use super::entry::{ENTRY_MIN, read_entry, write_entry};
 use super::error::DecodeError;
 use super::frame::BODY_MAX;
 use super::membership::{MEMBERSHIP_MAX, decode_membership, encode_membership};
-use crate::ids::{
-    BootNonce, ClusterId, ConfigVersion, ContentHash, Incarnation, NodeId, Seq, Term, Url,
-};
+use crate::ids::{BootNonce, ClusterId, ConfigVersion, ContentHash, Incarnation, NodeId, Seq, Term, Url};
 use crate::message::{Append, AppendResult, Appended, Envelope, Message, Ping, Refused};
 use crate::position::Position;
 use crate::time::MonoTime;
@@ -98,39 +96,19 @@ fn write_message(out: &mut Writer, message: &Message) {
 fn read_message(input: &mut Reader) -> Result<Message, DecodeError> {
     Ok(match input.u8()? {
         0 => Message::Ping(read_ping(input)?),
-        1 => Message::Pong {
-            echo: MonoTime(input.varint()?),
-            standing: read_ping(input)?,
-        },
+        1 => Message::Pong { echo: MonoTime(input.varint()?), standing: read_ping(input)? },
         2 => Message::Append(read_append(input)?),
         3 => Message::Appended(read_appended(input)?),
-        4 => Message::PreVote {
-            last: read_position(input)?,
-            term: Term(input.varint()?),
-        },
-        5 => Message::PreVoted {
-            term: Term(input.varint()?),
-            granted: input.bool("granted")?,
-        },
-        6 => Message::Vote {
-            last: read_position(input)?,
-            transfer: input.bool("transfer")?,
-        },
-        7 => Message::Voted {
-            granted: input.bool("granted")?,
-        },
+        4 => Message::PreVote { last: read_position(input)?, term: Term(input.varint()?) },
+        5 => Message::PreVoted { term: Term(input.varint()?), granted: input.bool("granted")? },
+        6 => Message::Vote { last: read_position(input)?, transfer: input.bool("transfer")? },
+        7 => Message::Voted { granted: input.bool("granted")? },
         8 => Message::AskTransfer,
         9 => Message::TimeoutNow,
-        10 => Message::NeedSnapshot {
-            at_least: read_position(input)?,
-            from: input.url()?,
-        },
+        10 => Message::NeedSnapshot { at_least: read_position(input)?, from: input.url()? },
         11 => Message::Refused(read_refused(input)?),
         got => {
-            return Err(DecodeError::BadTag {
-                what: "message",
-                got,
-            });
+            return Err(DecodeError::BadTag { what: "message", got });
         }
     })
 }
@@ -166,11 +144,7 @@ fn read_ping(input: &mut Reader) -> Result<Ping, DecodeError> {
         commit: Seq(input.varint()?),
         applied: Seq(input.varint()?),
         eligible: input.bool("eligible")?,
-        writer: if input.bool("writer")? {
-            Some(input.node_id()?)
-        } else {
-            None
-        },
+        writer: if input.bool("writer")? { Some(input.node_id()?) } else { None },
         witness: input.bool("witness")?,
         contents: {
             let count = input.count("content hashes", 17, CONTENTS_MAX)?;
@@ -205,13 +179,7 @@ fn read_append(input: &mut Reader) -> Result<Append, DecodeError> {
     for _ in 0..count {
         entries.push(read_entry(input)?);
     }
-    Ok(Append {
-        sent,
-        prev,
-        entries,
-        commit,
-        renews,
-    })
+    Ok(Append { sent, prev, entries, commit, renews })
 }
 
 fn write_appended(out: &mut Writer, appended: &Appended) {
@@ -234,18 +202,10 @@ fn read_appended(input: &mut Reader) -> Result<Appended, DecodeError> {
     Ok(Appended {
         echo: MonoTime(input.varint()?),
         result: match input.u8()? {
-            0 => AppendResult::Durable {
-                matched: Seq(input.varint()?),
-            },
-            1 => AppendResult::Mismatch {
-                hint: read_position(input)?,
-                last: Seq(input.varint()?),
-            },
+            0 => AppendResult::Durable { matched: Seq(input.varint()?) },
+            1 => AppendResult::Mismatch { hint: read_position(input)?, last: Seq(input.varint()?) },
             got => {
-                return Err(DecodeError::BadTag {
-                    what: "append result",
-                    got,
-                });
+                return Err(DecodeError::BadTag { what: "append result", got });
             }
         },
         applied: Seq(input.varint()?),
@@ -283,30 +243,15 @@ fn write_refused(out: &mut Writer, refused: &Refused) {
 
 fn read_refused(input: &mut Reader) -> Result<Refused, DecodeError> {
     Ok(match input.u8()? {
-        0 => Refused::OtherCluster {
-            cluster: ClusterId(input.u128()?),
-        },
-        1 => Refused::Born {
-            membership: decode_membership(input.bytes("membership", MEMBERSHIP_MAX)?)?,
-        },
+        0 => Refused::OtherCluster { cluster: ClusterId(input.u128()?) },
+        1 => Refused::Born { membership: decode_membership(input.bytes("membership", MEMBERSHIP_MAX)?)? },
         2 => Refused::StaleTerm,
-        3 => Refused::DuplicateId {
-            other: Incarnation(input.u128()?),
-        },
-        4 => Refused::Amnesia {
-            acknowledged: Seq(input.varint()?),
-        },
+        3 => Refused::DuplicateId { other: Incarnation(input.u128()?) },
+        4 => Refused::Amnesia { acknowledged: Seq(input.varint()?) },
         5 => Refused::NotAMember,
-        6 => Refused::Diverged {
-            at: Seq(input.varint()?),
-            expected: ContentHash(input.u128()?),
-            hash: input.hash()?,
-        },
+        6 => Refused::Diverged { at: Seq(input.varint()?), expected: ContentHash(input.u128()?), hash: input.hash()? },
         got => {
-            return Err(DecodeError::BadTag {
-                what: "refusal",
-                got,
-            });
+            return Err(DecodeError::BadTag { what: "refusal", got });
         }
     })
 }
@@ -318,11 +263,7 @@ fn position(out: &mut Writer, at: &Position) {
 }
 
 fn read_position(input: &mut Reader) -> Result<Position, DecodeError> {
-    Ok(Position {
-        seq: Seq(input.varint()?),
-        term: Term(input.varint()?),
-        hash: input.hash()?,
-    })
+    Ok(Position { seq: Seq(input.varint()?), term: Term(input.varint()?), hash: input.hash()? })
 }
 
 fn node_id(out: &mut Writer, id: &NodeId) {

@@ -44,10 +44,7 @@ impl Seal {
             return Err(DecodeError::Truncated);
         }
         if input[4] != self.version {
-            return Err(DecodeError::UnknownVersion {
-                got: input[4],
-                supported: self.version,
-            });
+            return Err(DecodeError::UnknownVersion { got: input[4], supported: self.version });
         }
         let stored = u32::from_le_bytes([input[5], input[6], input[7], input[8]]);
         if stored != checksum(self.version, &input[HEAD..]) {

@@ -1,14 +1,10 @@
 //! Change-sets: exact values, capture with marks, hostile bytes, inverses.
 
 use crate::make;
-use base_ha_core::changeset::{
-    Change, ChangeSet, NotInvertible, RequestId, StoredAnswer, TableShape, Value,
-};
+use base_ha_core::changeset::{Change, ChangeSet, NotInvertible, RequestId, StoredAnswer, TableShape, Value};
 use base_ha_core::entry::Entry;
 use base_ha_core::hlc::Hlc;
-use base_ha_core::wire::{
-    ChangeSetReader, ChangeSetWriter, DecodeError, ValueRef, decode_changeset, encode_changeset,
-};
+use base_ha_core::wire::{ChangeSetReader, ChangeSetWriter, DecodeError, ValueRef, decode_changeset, encode_changeset};
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -92,22 +88,15 @@ fn reseal(mut bytes: Vec<u8>) -> Bytes {
 
 /// Captures `set` again, row by row; its tables are named from `base` on.
 fn replay(writer: &mut ChangeSetWriter, set: &ChangeSet, base: u64) {
-    let index = |writer: &mut ChangeSetWriter, table: u32| {
-        writer.table(base + u64::from(table), &set.tables[table as usize])
-    };
+    let index =
+        |writer: &mut ChangeSetWriter, table: u32| writer.table(base + u64::from(table), &set.tables[table as usize]);
     for change in &set.changes {
         match change {
             Change::Insert { table, rowid, new } => {
                 let table = index(writer, *table);
                 writer.push_insert(table, *rowid, new.iter().map(ValueRef::from));
             }
-            Change::Update {
-                table,
-                old_rowid,
-                new_rowid,
-                old,
-                new,
-            } => {
+            Change::Update { table, old_rowid, new_rowid, old, new } => {
                 let table = index(writer, *table);
                 writer.push_update(
                     table,
@@ -176,11 +165,7 @@ fn type_matrix_roundtrip() {
             if (large(value) || large(other)) && *other != Value::Null {
                 continue;
             }
-            changes.push(Change::Insert {
-                table: 0,
-                rowid: i64::MIN,
-                new: vec![value.clone()],
-            });
+            changes.push(Change::Insert { table: 0, rowid: i64::MIN, new: vec![value.clone()] });
             changes.push(Change::Update {
                 table: 0,
                 old_rowid: i64::MAX,
@@ -196,21 +181,14 @@ fn type_matrix_roundtrip() {
                 old: vec![value.clone(), other.clone(), Value::Null],
                 new: vec![Some(other.clone()), None, Some(value.clone())],
             });
-            changes.push(Change::Delete {
-                table: 1,
-                rowid: 0,
-                old: vec![other.clone(), value.clone(), value.clone()],
-            });
+            changes.push(Change::Delete { table: 1, rowid: 0, old: vec![other.clone(), value.clone(), value.clone()] });
         }
     }
     let set = ChangeSet {
         request: RequestId(u128::MAX),
         hlc: Hlc(u64::MAX),
         database: "main".into(),
-        tables: vec![
-            table("t", &["x"], &[], true),
-            table("two \"keys\"", &["a", "b", "ü"], &[2, 0], false),
-        ],
+        tables: vec![table("t", &["x"], &[], true), table("two \"keys\"", &["a", "b", "ü"], &[2, 0], false)],
         changes,
         stored_answer: None,
     };
@@ -246,13 +224,7 @@ fn every_single_bit_flip_is_rejected() {
 fn an_unknown_version_is_named() {
     let mut bytes = encode_changeset(&sample()).to_vec();
     bytes[4] = 9;
-    assert_eq!(
-        decode_changeset(reseal(bytes)),
-        Err(DecodeError::UnknownVersion {
-            got: 9,
-            supported: 1
-        })
-    );
+    assert_eq!(decode_changeset(reseal(bytes)), Err(DecodeError::UnknownVersion { got: 9, supported: 1 }));
 }
 
 #[test]
@@ -262,43 +234,19 @@ fn a_table_that_is_not_in_the_dictionary_is_refused() {
     let at = bytes.len() - 9;
     assert_eq!(bytes[at..at + 4], [0, 0, 2, 1]);
     bytes[at + 1] = 1;
-    assert_eq!(
-        decode_changeset(reseal(bytes)),
-        Err(DecodeError::Bound {
-            what: "table index",
-            got: 1,
-            max: 0
-        })
-    );
+    assert_eq!(decode_changeset(reseal(bytes)), Err(DecodeError::Bound { what: "table index", got: 1, max: 0 }));
 }
 
 #[test]
 fn an_answer_beyond_its_bound_is_left_out_and_its_key_kept() {
-    let stored = |n: usize| StoredAnswer {
-        key: "k".into(),
-        body_digest: [3; 16],
-        answer: Some(Bytes::from(vec![b'a'; n])),
-    };
+    let stored =
+        |n: usize| StoredAnswer { key: "k".into(), body_digest: [3; 16], answer: Some(Bytes::from(vec![b'a'; n])) };
     let read = |n: usize| {
-        let set = ChangeSet {
-            stored_answer: Some(stored(n)),
-            ..sample()
-        };
-        decode_changeset(encode_changeset(&set))
-            .expect("valid")
-            .stored_answer
+        let set = ChangeSet { stored_answer: Some(stored(n)), ..sample() };
+        decode_changeset(encode_changeset(&set)).expect("valid").stored_answer
     };
-    assert_eq!(
-        read(ChangeSet::ANSWER_MAX),
-        Some(stored(ChangeSet::ANSWER_MAX))
-    );
-    assert_eq!(
-        read(ChangeSet::ANSWER_MAX + 1),
-        Some(StoredAnswer {
-            answer: None,
-            ..stored(0)
-        })
-    );
+    assert_eq!(read(ChangeSet::ANSWER_MAX), Some(stored(ChangeSet::ANSWER_MAX)));
+    assert_eq!(read(ChangeSet::ANSWER_MAX + 1), Some(StoredAnswer { answer: None, ..stored(0) }));
 }
 
 #[test]
@@ -317,16 +265,11 @@ fn a_table_created_in_a_savepoint_that_is_rolled_back_leaves_the_dictionary() {
     assert_eq!(writer.table(3, &gone), second);
     writer.truncate(mark);
     writer.set_answer("key".into(), [1; 16], Bytes::from_static(b"{}"));
-    let payload = writer
-        .finish(RequestId(1), Hlc(1), "main")
-        .expect("not too large");
+    let payload = writer.finish(RequestId(1), Hlc(1), "main").expect("not too large");
     let set = decode_changeset(payload).expect("valid");
     assert_eq!(set.tables, [kept]);
     assert_eq!(set.changes.len(), 1);
-    assert_eq!(
-        set.stored_answer.map(|s| s.answer),
-        Some(Some(Bytes::from_static(b"{}")))
-    );
+    assert_eq!(set.stored_answer.map(|s| s.answer), Some(Some(Bytes::from_static(b"{}"))));
     // The next request starts from nothing.
     assert!(writer.is_empty());
     assert_eq!(writer.size(), 0);
@@ -361,10 +304,7 @@ fn a_row_of_another_arity_is_a_bug_in_the_capture() {
 fn changes_are_read_one_at_a_time() {
     let set = sample();
     let mut reader = ChangeSetReader::new(encode_changeset(&set)).expect("valid");
-    assert_eq!(
-        (reader.request(), reader.hlc(), reader.database()),
-        (set.request, set.hlc, "main")
-    );
+    assert_eq!((reader.request(), reader.hlc(), reader.database()), (set.request, set.hlc, "main"));
     assert_eq!(reader.tables(), set.tables);
     assert_eq!(reader.changes_left(), 1);
     assert_eq!(reader.next_change(), Ok(set.changes.first().cloned()));
@@ -400,11 +340,7 @@ fn an_inverse_runs_backwards() {
                 old: vec![Value::Integer(9), Value::Null],
                 new: vec![Some(Value::Integer(1)), None],
             },
-            Change::Delete {
-                table: 0,
-                rowid: 1,
-                old: vec![Value::Integer(1), Value::Text(Bytes::from_static(b"x"))],
-            },
+            Change::Delete { table: 0, rowid: 1, old: vec![Value::Integer(1), Value::Text(Bytes::from_static(b"x"))] },
         ]
     );
 }

@@ -9,8 +9,8 @@ use base_ha_core::message::{Append, Envelope, Message};
 use base_ha_core::position::Position;
 use base_ha_core::time::MonoTime;
 use base_ha_core::wire::{
-    BODY_MAX, DecodeError, FRAME_HEAD, Reader, Writer, decode_entry, decode_frame,
-    decode_membership, encode_entry, encode_frame, encode_membership, frame_length,
+    BODY_MAX, DecodeError, FRAME_HEAD, Reader, Writer, decode_entry, decode_frame, decode_membership, encode_entry,
+    encode_frame, encode_membership, frame_length,
 };
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -135,28 +135,18 @@ fn every_single_bit_flip_is_rejected() {
 fn every_truncation_and_extension_is_rejected() {
     let frame = sample_frame();
     for n in 0..frame.len() {
-        assert_eq!(
-            decode_frame(frame.slice(..n)),
-            Err(DecodeError::Truncated),
-            "{n} bytes"
-        );
+        assert_eq!(decode_frame(frame.slice(..n)), Err(DecodeError::Truncated), "{n} bytes");
     }
     let mut longer = frame.to_vec();
     longer.push(0);
-    assert_eq!(
-        decode_frame(Bytes::from(longer)),
-        Err(DecodeError::TrailingBytes { left: 1 })
-    );
+    assert_eq!(decode_frame(Bytes::from(longer)), Err(DecodeError::TrailingBytes { left: 1 }));
 }
 
 #[test]
 fn an_unknown_version_is_named() {
     let mut frame = sample_frame().to_vec();
     frame[4] = 2;
-    let refusal = DecodeError::UnknownVersion {
-        got: 2,
-        supported: 1,
-    };
+    let refusal = DecodeError::UnknownVersion { got: 2, supported: 1 };
     assert_eq!(frame_length(&frame), Err(refusal));
     assert_eq!(decode_frame(Bytes::from(frame)), Err(refusal));
     assert!(refusal.to_string().contains("newer release"));
@@ -179,11 +169,7 @@ fn a_length_beyond_the_bound_is_refused_before_anything_is_reserved() {
     head[5..9].copy_from_slice(&u32::MAX.to_le_bytes());
     assert_eq!(
         frame_length(&head),
-        Err(DecodeError::Bound {
-            what: "frame",
-            got: u64::from(u32::MAX),
-            max: BODY_MAX as u64
-        })
+        Err(DecodeError::Bound { what: "frame", got: u64::from(u32::MAX), max: BODY_MAX as u64 })
     );
 }
 
@@ -198,14 +184,7 @@ fn a_count_that_cannot_follow_is_refused_before_anything_is_reserved() {
     let mut body = frame[FRAME_HEAD..].to_vec();
     assert_eq!(body.pop(), Some(0));
     body.extend_from_slice(&[0x80, 0x80, 0x80, 0x80, 0x01]);
-    assert_eq!(
-        decode_frame(seal(&body)),
-        Err(DecodeError::Bound {
-            what: "entries",
-            got: 1 << 28,
-            max: 0
-        })
-    );
+    assert_eq!(decode_frame(seal(&body)), Err(DecodeError::Bound { what: "entries", got: 1 << 28, max: 0 }));
 }
 
 #[test]
@@ -235,10 +214,7 @@ fn numbers_have_one_spelling() {
     assert_eq!(read(&[0x80, 0x00]), Err(DecodeError::BadNumber));
     assert_eq!(read(&[0xff; 11]), Err(DecodeError::BadNumber));
     let nines: &[u8] = &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02];
-    assert_eq!(
-        Reader::new(Bytes::copy_from_slice(nines)).varint(),
-        Err(DecodeError::BadNumber)
-    );
+    assert_eq!(Reader::new(Bytes::copy_from_slice(nines)).varint(), Err(DecodeError::BadNumber));
     assert_eq!(read(&[0x80]), Err(DecodeError::Truncated));
 }
 
@@ -250,12 +226,7 @@ fn membership(urls: &[&str]) -> Membership {
         lineage: Default::default(),
         members: urls
             .iter()
-            .map(|url| Member {
-                url: Url::new(url),
-                identity: None,
-                role: Role::Voter,
-                target: Some(Role::Witness),
-            })
+            .map(|url| Member { url: Url::new(url), identity: None, role: Role::Voter, target: Some(Role::Witness) })
             .collect(),
     }
 }
@@ -267,34 +238,14 @@ fn a_membership_is_checked_again_on_arrival() {
     let unordered = Err(DecodeError::Unordered { what: "members" });
     assert_eq!(read(&["http://b:1", "http://a:1"]), unordered);
     assert_eq!(read(&["http://a:1", "http://a:1"]), unordered);
-    for bad in [
-        "",
-        "a:1",
-        "http://",
-        "://a",
-        "http://a/b",
-        "http://u@a",
-        "http://a b",
-        "http://a?x",
-        "http://ä",
-        "9p://a",
-    ] {
-        assert_eq!(
-            read(&[bad]),
-            Err(DecodeError::BadText { what: "url" }),
-            "{bad:?}"
-        );
+    for bad in
+        ["", "a:1", "http://", "://a", "http://a/b", "http://u@a", "http://a b", "http://a?x", "http://ä", "9p://a"]
+    {
+        assert_eq!(read(&[bad]), Err(DecodeError::BadText { what: "url" }), "{bad:?}");
     }
     let many: Vec<String> = (0..65).map(|n| format!("http://n{n:03}:1")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    assert_eq!(
-        read(&many),
-        Err(DecodeError::Bound {
-            what: "members",
-            got: 65,
-            max: 64
-        })
-    );
+    assert_eq!(read(&many), Err(DecodeError::Bound { what: "members", got: 65, max: 64 }));
 }
 
 #[test]
@@ -302,10 +253,7 @@ fn a_stored_record_reports_every_single_bit_flip() {
     let Message::Append(append) = sample_envelope(b"kept").message else {
         panic!("an append");
     };
-    for sealed in [
-        encode_entry(&append.entries[0]),
-        encode_membership(&membership(&["http://a:1"])),
-    ] {
+    for sealed in [encode_entry(&append.entries[0]), encode_membership(&membership(&["http://a:1"]))] {
         for bit in 0..sealed.len() * 8 {
             let mut flipped = sealed.to_vec();
             flipped[bit / 8] ^= 1 << (bit % 8);

@@ -4,8 +4,7 @@ use base_ha_core::changeset::{Change, ChangeSet, RequestId, StoredAnswer, TableS
 use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::hlc::Hlc;
 use base_ha_core::ids::{
-    BootNonce, ClusterId, ConfigVersion, ContentHash, Hash, Incarnation, Lineage, NodeId, Seq,
-    StreamId, Term, Url,
+    BootNonce, ClusterId, ConfigVersion, ContentHash, Hash, Incarnation, Lineage, NodeId, Seq, StreamId, Term, Url,
 };
 use base_ha_core::member::{Member, Membership, QuorumMode, Role};
 use base_ha_core::message::{Append, AppendResult, Appended, Envelope, Message, Ping, Refused};
@@ -40,88 +39,50 @@ fn blob() -> impl Strategy<Value = Bytes> {
 pub(crate) fn value() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),
-        prop_oneof![
-            Just(i64::MIN),
-            Just(i64::MAX),
-            Just((1 << 53) + 1),
-            Just(-1),
-            any::<i64>()
-        ]
-        .prop_map(Value::Integer),
+        prop_oneof![Just(i64::MIN), Just(i64::MAX), Just((1 << 53) + 1), Just(-1), any::<i64>()]
+            .prop_map(Value::Integer),
         any::<u64>().prop_map(|bits| Value::Real(f64::from_bits(bits))),
-        prop_oneof![
-            Just(f64::INFINITY),
-            Just(f64::NEG_INFINITY),
-            Just(-0.0),
-            Just(f64::NAN)
-        ]
-        .prop_map(Value::Real),
+        prop_oneof![Just(f64::INFINITY), Just(f64::NEG_INFINITY), Just(-0.0), Just(f64::NAN)].prop_map(Value::Real),
         blob().prop_map(Value::Text),
         blob().prop_map(Value::Blob),
     ]
 }
 
 fn shape() -> impl Strategy<Value = TableShape> {
-    (any::<String>(), vec(any::<String>(), 1..6), any::<bool>()).prop_flat_map(
-        |(name, columns, has_rowid)| {
-            let n = columns.len() as u16;
-            vec(0..n, 0..4).prop_map(move |key| TableShape {
-                name: name.clone(),
-                columns: columns.clone(),
-                key,
-                has_rowid,
-            })
-        },
-    )
+    (any::<String>(), vec(any::<String>(), 1..6), any::<bool>()).prop_flat_map(|(name, columns, has_rowid)| {
+        let n = columns.len() as u16;
+        vec(0..n, 0..4).prop_map(move |key| TableShape { name: name.clone(), columns: columns.clone(), key, has_rowid })
+    })
 }
 
 /// A row change of one of `tables`.
 fn row_change(tables: Vec<TableShape>) -> impl Strategy<Value = Change> {
-    (0..tables.len(), any::<i64>(), any::<i64>(), 0..3).prop_flat_map(
-        move |(table, old_rowid, new_rowid, kind)| {
-            let n = tables[table].columns.len();
-            let table = table as u32;
-            (vec(value(), n), vec(option::of(value()), n)).prop_map(move |(row, new)| match kind {
-                0 => Change::Insert {
-                    table,
-                    rowid: new_rowid,
-                    new: row,
-                },
-                1 => Change::Update {
-                    table,
-                    old_rowid,
-                    new_rowid,
-                    old: row,
-                    new,
-                },
-                _ => Change::Delete {
-                    table,
-                    rowid: old_rowid,
-                    old: row,
-                },
-            })
-        },
-    )
+    (0..tables.len(), any::<i64>(), any::<i64>(), 0..3).prop_flat_map(move |(table, old_rowid, new_rowid, kind)| {
+        let n = tables[table].columns.len();
+        let table = table as u32;
+        (vec(value(), n), vec(option::of(value()), n)).prop_map(move |(row, new)| match kind {
+            0 => Change::Insert { table, rowid: new_rowid, new: row },
+            1 => Change::Update { table, old_rowid, new_rowid, old: row, new },
+            _ => Change::Delete { table, rowid: old_rowid, old: row },
+        })
+    })
 }
 
 fn other_change() -> impl Strategy<Value = Change> {
     prop_oneof![
         (any::<String>(), number()).prop_map(|(sql, epoch)| Change::Ddl { sql, epoch }),
-        (any::<String>(), option::of(any::<i64>()))
-            .prop_map(|(table, value)| Change::Sequence { table, value }),
+        (any::<String>(), option::of(any::<i64>())).prop_map(|(table, value)| Change::Sequence { table, value }),
         any::<i32>().prop_map(Change::UserVersion),
         any::<i32>().prop_map(Change::ApplicationId),
     ]
 }
 
 fn stored_answer() -> impl Strategy<Value = StoredAnswer> {
-    (any::<String>(), any::<[u8; 16]>(), option::of(blob())).prop_map(
-        |(key, body_digest, answer)| StoredAnswer {
-            key,
-            body_digest,
-            answer,
-        },
-    )
+    (any::<String>(), any::<[u8; 16]>(), option::of(blob())).prop_map(|(key, body_digest, answer)| StoredAnswer {
+        key,
+        body_digest,
+        answer,
+    })
 }
 
 fn changeset_of(
@@ -138,16 +99,14 @@ fn changeset_of(
                 Just(tables),
             )
         })
-        .prop_map(
-            |(request, hlc, database, changes, stored_answer, tables)| ChangeSet {
-                request: RequestId(request),
-                hlc: Hlc(hlc),
-                database,
-                tables,
-                changes,
-                stored_answer,
-            },
-        )
+        .prop_map(|(request, hlc, database, changes, stored_answer, tables)| ChangeSet {
+            request: RequestId(request),
+            hlc: Hlc(hlc),
+            database,
+            tables,
+            changes,
+            stored_answer,
+        })
 }
 
 /// Any change-set.
@@ -165,11 +124,7 @@ fn hash() -> impl Strategy<Value = Hash> {
 }
 
 pub(crate) fn position() -> impl Strategy<Value = Position> {
-    (number(), number(), hash()).prop_map(|(seq, term, hash)| Position {
-        seq: Seq(seq),
-        term: Term(term),
-        hash,
-    })
+    (number(), number(), hash()).prop_map(|(seq, term, hash)| Position { seq: Seq(seq), term: Term(term), hash })
 }
 
 pub(crate) fn node_id() -> impl Strategy<Value = NodeId> {
@@ -177,32 +132,23 @@ pub(crate) fn node_id() -> impl Strategy<Value = NodeId> {
 }
 
 fn url() -> impl Strategy<Value = Url> {
-    "https?://([a-z0-9.-]{1,20}|\\[[0-9a-f:]{2,20}\\])(:[0-9]{1,5})?"
-        .prop_map(|text| Url::new(&text))
+    "https?://([a-z0-9.-]{1,20}|\\[[0-9a-f:]{2,20}\\])(:[0-9]{1,5})?".prop_map(|text| Url::new(&text))
 }
 
 pub(crate) fn entry() -> impl Strategy<Value = Entry> {
-    let kind = prop_oneof![
-        Just(EntryKind::Noop),
-        Just(EntryKind::Config),
-        Just(EntryKind::Data)
-    ];
-    (
-        (any::<u128>(), number(), number(), any::<u64>()),
-        (kind, hash(), hash(), blob()),
+    let kind = prop_oneof![Just(EntryKind::Noop), Just(EntryKind::Config), Just(EntryKind::Data)];
+    ((any::<u128>(), number(), number(), any::<u64>()), (kind, hash(), hash(), blob())).prop_map(
+        |((stream, seq, term, hlc), (kind, prev_hash, hash, payload))| Entry {
+            stream: StreamId(stream),
+            seq: Seq(seq),
+            term: Term(term),
+            hlc: Hlc(hlc),
+            kind,
+            prev_hash,
+            hash,
+            payload,
+        },
     )
-        .prop_map(
-            |((stream, seq, term, hlc), (kind, prev_hash, hash, payload))| Entry {
-                stream: StreamId(stream),
-                seq: Seq(seq),
-                term: Term(term),
-                hlc: Hlc(hlc),
-                kind,
-                prev_hash,
-                hash,
-                payload,
-            },
-        )
 }
 
 fn role() -> impl Strategy<Value = Role> {
@@ -210,27 +156,17 @@ fn role() -> impl Strategy<Value = Role> {
 }
 
 pub(crate) fn membership() -> impl Strategy<Value = Membership> {
-    let member = (
-        url(),
-        option::of((node_id(), any::<u128>())),
-        role(),
-        option::of(role()),
-    )
-        .prop_map(|(url, identity, role, target)| Member {
+    let member = (url(), option::of((node_id(), any::<u128>())), role(), option::of(role())).prop_map(
+        |(url, identity, role, target)| Member {
             url,
             identity: identity.map(|(id, n)| (id, Incarnation(n))),
             role,
             target,
-        });
+        },
+    );
     let mode = prop_oneof![Just(QuorumMode::Majority), Just(QuorumMode::None)];
-    (
-        number(),
-        any::<u128>(),
-        mode,
-        number(),
-        vec(member, 0..=Membership::MEMBERS_MAX),
-    )
-        .prop_map(|(version, cluster, mode, lineage, mut members)| {
+    (number(), any::<u128>(), mode, number(), vec(member, 0..=Membership::MEMBERS_MAX)).prop_map(
+        |(version, cluster, mode, lineage, mut members)| {
             members.sort_by(|a, b| a.url.cmp(&b.url));
             members.dedup_by(|a, b| a.url == b.url);
             Membership {
@@ -240,7 +176,8 @@ pub(crate) fn membership() -> impl Strategy<Value = Membership> {
                 lineage: Lineage(lineage),
                 members,
             }
-        })
+        },
+    )
 }
 
 fn ping() -> impl Strategy<Value = Ping> {
@@ -250,45 +187,27 @@ fn ping() -> impl Strategy<Value = Ping> {
         vec((number(), any::<u128>()), 0..5),
         number(),
     )
-        .prop_map(
-            |(
-                (sent, url, last, commit, applied),
-                (eligible, writer, witness),
-                contents,
-                wall_ms,
-            )| {
-                Ping {
-                    sent: MonoTime(sent),
-                    url,
-                    last,
-                    commit: Seq(commit),
-                    applied: Seq(applied),
-                    eligible,
-                    writer,
-                    witness,
-                    contents: contents
-                        .into_iter()
-                        .map(|(seq, hash)| (Seq(seq), ContentHash(hash)))
-                        .collect(),
-                    wall_ms,
-                }
-            },
-        )
+        .prop_map(|((sent, url, last, commit, applied), (eligible, writer, witness), contents, wall_ms)| Ping {
+            sent: MonoTime(sent),
+            url,
+            last,
+            commit: Seq(commit),
+            applied: Seq(applied),
+            eligible,
+            writer,
+            witness,
+            contents: contents.into_iter().map(|(seq, hash)| (Seq(seq), ContentHash(hash))).collect(),
+            wall_ms,
+        })
 }
 
 fn refused() -> impl Strategy<Value = Refused> {
     prop_oneof![
-        any::<u128>().prop_map(|c| Refused::OtherCluster {
-            cluster: ClusterId(c)
-        }),
+        any::<u128>().prop_map(|c| Refused::OtherCluster { cluster: ClusterId(c) }),
         membership().prop_map(|membership| Refused::Born { membership }),
         Just(Refused::StaleTerm),
-        any::<u128>().prop_map(|n| Refused::DuplicateId {
-            other: Incarnation(n)
-        }),
-        number().prop_map(|n| Refused::Amnesia {
-            acknowledged: Seq(n)
-        }),
+        any::<u128>().prop_map(|n| Refused::DuplicateId { other: Incarnation(n) }),
+        number().prop_map(|n| Refused::Amnesia { acknowledged: Seq(n) }),
         Just(Refused::NotAMember),
         (number(), any::<u128>(), hash()).prop_map(|(at, expected, hash)| Refused::Diverged {
             at: Seq(at),
@@ -301,51 +220,28 @@ fn refused() -> impl Strategy<Value = Refused> {
 fn append_result() -> impl Strategy<Value = AppendResult> {
     prop_oneof![
         number().prop_map(|n| AppendResult::Durable { matched: Seq(n) }),
-        (position(), number()).prop_map(|(hint, last)| AppendResult::Mismatch {
-            hint,
-            last: Seq(last)
-        }),
+        (position(), number()).prop_map(|(hint, last)| AppendResult::Mismatch { hint, last: Seq(last) }),
     ]
 }
 
 fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
         ping().prop_map(Message::Ping),
-        (number(), ping()).prop_map(|(echo, standing)| Message::Pong {
-            echo: MonoTime(echo),
-            standing
-        }),
-        (
-            number(),
-            position(),
-            vec(entry(), 0..4),
-            number(),
-            any::<bool>()
-        )
-            .prop_map(
-                |(sent, prev, entries, commit, renews)| Message::Append(Append {
-                    sent: MonoTime(sent),
-                    prev,
-                    entries,
-                    commit: Seq(commit),
-                    renews,
-                })
-            ),
-        (number(), append_result(), number()).prop_map(|(echo, result, applied)| {
-            Message::Appended(Appended {
-                echo: MonoTime(echo),
-                result,
-                applied: Seq(applied),
+        (number(), ping()).prop_map(|(echo, standing)| Message::Pong { echo: MonoTime(echo), standing }),
+        (number(), position(), vec(entry(), 0..4), number(), any::<bool>()).prop_map(
+            |(sent, prev, entries, commit, renews)| Message::Append(Append {
+                sent: MonoTime(sent),
+                prev,
+                entries,
+                commit: Seq(commit),
+                renews,
             })
+        ),
+        (number(), append_result(), number()).prop_map(|(echo, result, applied)| {
+            Message::Appended(Appended { echo: MonoTime(echo), result, applied: Seq(applied) })
         }),
-        (position(), number()).prop_map(|(last, term)| Message::PreVote {
-            last,
-            term: Term(term)
-        }),
-        (number(), any::<bool>()).prop_map(|(term, granted)| Message::PreVoted {
-            term: Term(term),
-            granted
-        }),
+        (position(), number()).prop_map(|(last, term)| Message::PreVote { last, term: Term(term) }),
+        (number(), any::<bool>()).prop_map(|(term, granted)| Message::PreVoted { term: Term(term), granted }),
         (position(), any::<bool>()).prop_map(|(last, transfer)| Message::Vote { last, transfer }),
         any::<bool>().prop_map(|granted| Message::Voted { granted }),
         Just(Message::AskTransfer),
@@ -357,21 +253,16 @@ fn message() -> impl Strategy<Value = Message> {
 
 /// Any envelope.
 pub(crate) fn envelope() -> impl Strategy<Value = Envelope> {
-    (
-        (any::<u128>(), any::<u128>(), node_id(), any::<u128>()),
-        (number(), number(), number()),
-        message(),
+    ((any::<u128>(), any::<u128>(), node_id(), any::<u128>()), (number(), number(), number()), message()).prop_map(
+        |((cluster, seats, from, incarnation), (nonce, term, config), message)| Envelope {
+            cluster: ClusterId(cluster),
+            seats,
+            from,
+            incarnation: Incarnation(incarnation),
+            nonce: BootNonce(nonce),
+            term: Term(term),
+            config: ConfigVersion(config),
+            message,
+        },
     )
-        .prop_map(
-            |((cluster, seats, from, incarnation), (nonce, term, config), message)| Envelope {
-                cluster: ClusterId(cluster),
-                seats,
-                from,
-                incarnation: Incarnation(incarnation),
-                nonce: BootNonce(nonce),
-                term: Term(term),
-                config: ConfigVersion(config),
-                message,
-            },
-        )
 }

@@ -10,11 +10,7 @@ fn positions() -> impl Strategy<Value = Positions> {
 }
 
 fn small_position() -> impl Strategy<Value = Position> {
-    (0u64..4, 0u64..4).prop_map(|(seq, term)| Position {
-        seq: Seq(seq),
-        term: Term(term),
-        ..Position::START
-    })
+    (0u64..4, 0u64..4).prop_map(|(seq, term)| Position { seq: Seq(seq), term: Term(term), ..Position::START })
 }
 
 /// The least positions that cover both.

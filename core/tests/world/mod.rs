@@ -1,14 +1,8 @@
 //! A small world for scripted stories: nodes, an in-memory network and disks,
 //! one virtual clock. Every step is checked against the promises that must
 //! hold always: one writer a term, one permit at a time, one history.
-#![allow(
-    dead_code,
-    unreachable_pub,
-    clippy::unwrap_used,
-    reason = "each test file uses its part"
-)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its part")]
 
-use base_ha_core::wire::decode_membership;
 use base_ha_core::config::Config;
 use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::hlc::Hlc;
@@ -20,6 +14,7 @@ use base_ha_core::node::Node;
 use base_ha_core::position::Position;
 use base_ha_core::prng::Prng;
 use base_ha_core::time::{MonoTime, Now, WallTime};
+use base_ha_core::wire::decode_membership;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -65,19 +60,9 @@ pub struct Host {
 enum What {
     Input(Input),
     Persisted(PersistId, Record),
-    Apply {
-        through: Seq,
-    },
-    Load {
-        id: LoadId,
-        from: Seq,
-        through: Seq,
-    },
-    Fetch {
-        from: Url,
-        at_least: Position,
-        reseed: bool,
-    },
+    Apply { through: Seq },
+    Load { id: LoadId, from: Seq, through: Seq },
+    Fetch { from: Url, at_least: Position, reseed: bool },
     Wake,
 }
 
@@ -227,11 +212,7 @@ impl World {
         }
         let mut memberships: Vec<_> = image.membership.iter().cloned().collect();
         let after = memberships.first().map_or(Seq(0), |(seq, _)| *seq);
-        for entry in image
-            .log
-            .iter()
-            .filter(|e| e.kind == EntryKind::Config && e.seq > after)
-        {
+        for entry in image.log.iter().filter(|e| e.kind == EntryKind::Config && e.seq > after) {
             memberships.push((entry.seq, decode_membership(entry.payload.clone()).unwrap()));
         }
         let mut seed = [n as u8 + 1; 32];
@@ -264,12 +245,7 @@ impl World {
         if let Some(chaos) = &mut self.chaos {
             let life = self.hosts[n].life;
             let mut arrive = chaos.next_u64() % 3;
-            let keys: Vec<_> = self
-                .queue
-                .iter()
-                .filter(|(_, v)| v.0 == n && v.1 == life)
-                .map(|(k, _)| *k)
-                .collect();
+            let keys: Vec<_> = self.queue.iter().filter(|(_, v)| v.0 == n && v.1 == life).map(|(k, _)| *k).collect();
             for key in keys {
                 if arrive > 0 && matches!(self.queue[&key].2, What::Persisted(..)) {
                     arrive -= 1;
@@ -321,11 +297,7 @@ impl World {
     /// Runs for so many milliseconds.
     pub fn run(&mut self, ms: u64) {
         let end = self.now + ms * MS;
-        while self
-            .queue
-            .first_key_value()
-            .is_some_and(|((at, _), _)| *at <= end)
-        {
+        while self.queue.first_key_value().is_some_and(|((at, _), _)| *at <= end) {
             self.turn();
         }
         self.now = end;
@@ -335,11 +307,7 @@ impl World {
     pub fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> u64 {
         let begin = self.now;
         while !done(self) {
-            assert!(
-                self.now < begin + 60_000 * MS,
-                "a minute passed without {what}:\n{}",
-                self.describe()
-            );
+            assert!(self.now < begin + 60_000 * MS, "a minute passed without {what}:\n{}", self.describe());
             self.turn();
         }
         (self.now - begin) / MS
@@ -373,11 +341,7 @@ impl World {
             }
             What::Apply { through } => self.apply(n, through),
             What::Load { id, from, through } => self.load(n, id, from, through),
-            What::Fetch {
-                from,
-                at_least,
-                reseed,
-            } => self.fetch(n, from, at_least, reseed),
+            What::Fetch { from, at_least, reseed } => self.fetch(n, from, at_least, reseed),
         }
     }
 
@@ -397,18 +361,9 @@ impl World {
         let rot = self.hosts[n].rot;
         let image = &mut self.hosts[n].disk;
         let from = image.applied.seq;
-        let entries: Vec<Entry> = image
-            .log
-            .iter()
-            .filter(|e| e.seq > from && e.seq <= through)
-            .cloned()
-            .collect();
+        let entries: Vec<Entry> = image.log.iter().filter(|e| e.seq > from && e.seq <= through).cloned().collect();
         for entry in entries {
-            assert_eq!(
-                entry.seq.0,
-                image.applied.seq.0 + 1,
-                "a gap in what is applied"
-            );
+            assert_eq!(entry.seq.0, image.applied.seq.0 + 1, "a gap in what is applied");
             match entry.kind {
                 EntryKind::Noop => {}
                 EntryKind::Config => {
@@ -425,11 +380,7 @@ impl World {
             }
             image.applied = entry.position();
             let known = self.committed.insert(entry.seq, entry.hash);
-            assert!(
-                known.is_none_or(|h| h == entry.hash),
-                "two histories at {}",
-                entry.seq
-            );
+            assert!(known.is_none_or(|h| h == entry.hash), "two histories at {}", entry.seq);
         }
         let (position, content) = (image.applied, ContentHash(image.content));
         self.step(n, Input::Applied { position, content });
@@ -437,45 +388,24 @@ impl World {
 
     fn load(&mut self, n: usize, id: LoadId, from: Seq, through: Seq) {
         let image = &self.hosts[n].disk;
-        let entries: Vec<Entry> = image
-            .log
-            .iter()
-            .filter(|e| e.seq >= from && e.seq <= through)
-            .take(16)
-            .cloned()
-            .collect();
+        let entries: Vec<Entry> =
+            image.log.iter().filter(|e| e.seq >= from && e.seq <= through).take(16).cloned().collect();
         let before = Seq(from.0 - 1);
-        let prev = image
-            .log
-            .iter()
-            .find(|e| e.seq == before)
-            .map(Entry::position);
+        let prev = image.log.iter().find(|e| e.seq == before).map(Entry::position);
         let prev = prev.unwrap_or(image.base);
-        let entries = if entries.first().is_some_and(|e| e.seq == from) {
-            entries
-        } else {
-            vec![]
-        };
+        let entries = if entries.first().is_some_and(|e| e.seq == from) { entries } else { vec![] };
         self.step(n, Input::LogLoaded { id, prev, entries });
     }
 
     fn fetch(&mut self, n: usize, from: Url, at_least: Position, reseed: bool) {
         let life = self.hosts[n].life;
-        let writing =
-            |v: &(usize, u64, What)| v.0 == n && v.1 == life && matches!(v.2, What::Persisted(..));
+        let writing = |v: &(usize, u64, What)| v.0 == n && v.1 == life && matches!(v.2, What::Persisted(..));
         if !self.hosts[n].stalled.is_empty() || self.queue.values().any(writing) {
             // What was ordered before comes first.
-            let again = What::Fetch {
-                from,
-                at_least,
-                reseed,
-            };
+            let again = What::Fetch { from, at_least, reseed };
             return self.push(self.now + 5 * MS, n, life, again);
         }
-        let source = self
-            .hosts
-            .iter()
-            .position(|h| h.config.url == from && h.node.is_some());
+        let source = self.hosts.iter().position(|h| h.config.url == from && h.node.is_some());
         let image = source.map(|s| self.hosts[s].disk.clone());
         let image = image.filter(|i| i.applied.seq >= at_least.seq && i.membership.is_some());
         let Some(image) = image else {
@@ -497,15 +427,7 @@ impl World {
         mine.membership = image.membership.clone();
         let (_, membership) = image.membership.unwrap();
         let content = ContentHash(mine.content);
-        self.step(
-            n,
-            Input::SnapshotInstalled {
-                position,
-                membership,
-                content,
-                log_reset: !held,
-            },
-        );
+        self.step(n, Input::SnapshotInstalled { position, membership, content, log_reset: !held });
     }
 
     pub fn step(&mut self, n: usize, input: Input) {
@@ -562,26 +484,11 @@ impl World {
                     self.hosts[n].apply_free_at = at;
                     self.push(at, n, life, What::Apply { through });
                 }
-                Output::LoadLog {
-                    id, from, through, ..
-                } => {
+                Output::LoadLog { id, from, through, .. } => {
                     self.push(self.now + MS / 2, n, life, What::Load { id, from, through });
                 }
-                Output::FetchSnapshot {
-                    from,
-                    at_least,
-                    reseed,
-                } => {
-                    self.push(
-                        self.now + 5 * MS,
-                        n,
-                        life,
-                        What::Fetch {
-                            from,
-                            at_least,
-                            reseed,
-                        },
-                    );
+                Output::FetchSnapshot { from, at_least, reseed } => {
+                    self.push(self.now + 5 * MS, n, life, What::Fetch { from, at_least, reseed });
                 }
                 Output::Event(event) => {
                     if let Event::BecameWriter { term } = &event {
@@ -620,10 +527,7 @@ impl World {
         let to: Vec<usize> = match route {
             Route::Url(url) => {
                 let all = self.hosts.iter().enumerate();
-                all.filter(|(_, h)| h.config.url == url)
-                    .map(|(m, _)| m)
-                    .take(1)
-                    .collect()
+                all.filter(|(_, h)| h.config.url == url).map(|(m, _)| m).take(1).collect()
             }
             Route::Conn(conn) => vec![self.conns[conn as usize].0],
         };
@@ -634,19 +538,12 @@ impl World {
             if self.cut.contains(&(n, m)) {
                 continue;
             }
-            let conn = self
-                .conns
-                .iter()
-                .position(|c| *c == (n, m))
-                .unwrap_or_else(|| {
-                    self.conns.push((n, m));
-                    self.conns.len() - 1
-                });
+            let conn = self.conns.iter().position(|c| *c == (n, m)).unwrap_or_else(|| {
+                self.conns.push((n, m));
+                self.conns.len() - 1
+            });
             let route = Route::Conn(conn as u64);
-            let input = Input::Received {
-                route,
-                envelope: envelope.clone(),
-            };
+            let input = Input::Received { route, envelope: envelope.clone() };
             let Some(chaos) = &mut self.chaos else {
                 self.push(self.now + self.latency, m, ANY_LIFE, What::Input(input));
                 continue;
@@ -675,18 +572,12 @@ impl World {
 
     fn check_promises(&self) {
         let permits = (0..self.hosts.len()).filter(|n| self.may_write(*n)).count();
-        assert!(
-            permits <= 1,
-            "{permits} permits at once:\n{}",
-            self.describe()
-        );
+        assert!(permits <= 1, "{permits} permits at once:\n{}", self.describe());
     }
 
     pub fn may_write(&self, n: usize) -> bool {
         let host = &self.hosts[n];
-        host.node
-            .as_ref()
-            .is_some_and(|node| node.may_write(self.clock(n)).is_ok())
+        host.node.as_ref().is_some_and(|node| node.may_write(self.clock(n)).is_ok())
     }
 
     pub fn writable(&self) -> Option<usize> {
@@ -700,13 +591,7 @@ impl World {
     pub fn write(&mut self, n: usize, text: &str) -> ProposalId {
         self.nonces += 1;
         let id = self.nonces;
-        self.step(
-            n,
-            Input::Propose {
-                id,
-                payloads: vec![Bytes::from(text.to_owned())],
-            },
-        );
+        self.step(n, Input::Propose { id, payloads: vec![Bytes::from(text.to_owned())] });
         id
     }
 
@@ -716,9 +601,9 @@ impl World {
             .iter()
             .rev()
             .find(|o| match o {
-                Output::Proposed { id, .. }
-                | Output::ProposalRefused { id, .. }
-                | Output::ProposalUnknown { id } => *id == proposal,
+                Output::Proposed { id, .. } | Output::ProposalRefused { id, .. } | Output::ProposalUnknown { id } => {
+                    *id == proposal
+                }
                 _ => false,
             })
             .cloned()
@@ -749,29 +634,15 @@ impl World {
     /// Drops the first entries of a host's log, as the shell's retention does.
     pub fn trim(&mut self, n: usize, through: Seq) {
         let image = &mut self.hosts[n].disk;
-        let held = image
-            .log
-            .iter()
-            .find(|e| e.seq == through)
-            .map(Entry::position);
+        let held = image.log.iter().find(|e| e.seq == through).map(Entry::position);
         let (base, first) = (image.base.seq, image.log.first().map(|e| e.seq));
         let last = image.log.last().map(|e| e.seq);
-        let base = held.unwrap_or_else(|| {
-            panic!(
-                "{through} is not in {base} {first:?}..{last:?} of {n}:\n{}",
-                self.describe()
-            )
-        });
+        let base = held
+            .unwrap_or_else(|| panic!("{through} is not in {base} {first:?}..{last:?} of {n}:\n{}", self.describe()));
         let image = &mut self.hosts[n].disk;
         image.log.retain(|e| e.seq > through);
         image.base = base;
-        self.step(
-            n,
-            Input::LogTrimmed {
-                first: through.next(),
-                base,
-            },
-        );
+        self.step(n, Input::LogTrimmed { first: through.next(), base });
     }
 
     pub fn describe(&self) -> String {
@@ -792,17 +663,8 @@ impl World {
                 s.pin.writer,
                 s.unfit,
                 s.membership.version,
-                s.membership
-                    .members
-                    .iter()
-                    .map(|m| (m.id().cloned(), m.role))
-                    .collect::<Vec<_>>(),
-                host.events
-                    .iter()
-                    .rev()
-                    .take(6)
-                    .map(|(at, e)| (at / MS, e))
-                    .collect::<Vec<_>>(),
+                s.membership.members.iter().map(|m| (m.id().cloned(), m.role)).collect::<Vec<_>>(),
+                host.events.iter().rev().take(6).map(|(at, e)| (at / MS, e)).collect::<Vec<_>>(),
             );
         }
         text
@@ -810,10 +672,7 @@ impl World {
 }
 
 pub fn is_vote(envelope: &Envelope) -> bool {
-    matches!(
-        envelope.message,
-        Message::Vote { .. } | Message::PreVote { .. }
-    )
+    matches!(envelope.message, Message::Vote { .. } | Message::PreVote { .. })
 }
 
 pub const LEASE: Duration = Duration::from_millis(1500);

@@ -370,7 +370,11 @@ impl Plan {
                 Fault::Flapping { mask, period_ms: prng.within(50..=2000), times: prng.within(2..=8) }
             }
             FaultKind::Crash => {
-                Fault::Crash { target, power: prng.chance(400), mid_persist: prng.chance(600), down_ms: ms }
+                let (power, mid_persist) = (prng.chance(400), prng.chance(600));
+                // Often back before anybody noticed: what it had promised must
+                // still hold.
+                let down_ms = if prng.chance(500) { prng.within(1..=self.heartbeat_ms) } else { ms };
+                Fault::Crash { target, power, mid_persist, down_ms }
             }
             FaultKind::Blackout => Fault::Blackout { down_ms: ms },
             FaultKind::Pause => Fault::Pause { target, ms },

@@ -163,7 +163,7 @@ fn damaged(file: &str) {
         let ready = cluster[2].client().get("/readyz").map_err(|error| error.to_string())?;
         holds(ready.status == 200, ready.text())
     });
-    println!("a damaged {file}: {}", if refused { "refused" } else { "repaired" });
+    eprintln!("a damaged {file}: {}", if refused { "refused" } else { "repaired" });
     if refused {
         let text = cluster[2].log_text();
         assert!(text.contains(file) || text.contains("corrupt"), "{}", cluster[2].log_tail(5));

@@ -141,7 +141,11 @@ fn emit(text: &str) {
 /// The terminal's columns. It may be resized at any moment: then one picture
 /// is drawn askew.
 fn terminal_width() -> usize {
-    rustix::termios::tcgetwinsize(io::stdout()).map_or(80, |size| usize::from(size.ws_col)).max(1)
+    // Some terminals don't know their size and say 0.
+    match rustix::termios::tcgetwinsize(io::stdout()) {
+        Ok(size) if size.ws_col > 0 => usize::from(size.ws_col),
+        _ => 80,
+    }
 }
 
 /// How many of the terminal's rows a line takes: long ones wrap.

@@ -450,12 +450,12 @@ impl<E: Env, B: Bus> Driver<E, B> {
                 self.tell_log(LogJob::Load { id, from, through, bytes_max });
             }
             Output::FetchSnapshot { from, at_least, reseed } => self.fetch_snapshot(from, at_least, reseed),
-            Output::Proposed { id, first, last } => self.tell_store(StoreJob::Proposed { id, first, last }),
+            Output::Proposed { id, first, last } => self.mention_to_store(StoreJob::Proposed { id, first, last }),
             Output::ProposalRefused { id, refusal } => self.tell_store(StoreJob::Refused { id, refusal }),
             Output::ProposalUnknown { id } => self.tell_store(StoreJob::Unknown { id }),
             Output::Progress { durable, committed, all } => {
                 self.publisher.committed(committed);
-                self.tell_store(StoreJob::Progress { durable, all });
+                self.mention_to_store(StoreJob::Progress { durable, all });
             }
             Output::ReadReady { id, at } => {
                 if let Some(Call::Read(reply)) = self.calls.remove(&id) {
@@ -574,8 +574,17 @@ impl<E: Env, B: Bus> Driver<E, B> {
     }
 
     fn tell_store(&mut self, job: StoreJob) {
+        self.give_store(job, WorkerHandle::send);
+    }
+
+    /// As [`Driver::tell_store`], for what matters only with what follows.
+    fn mention_to_store(&mut self, job: StoreJob) {
+        self.give_store(job, WorkerHandle::send_quiet);
+    }
+
+    fn give_store(&mut self, job: StoreJob, give: impl Fn(&WorkerHandle<StoreJob>, StoreJob) -> Result<(), StoreJob>) {
         let Some(store) = &self.store else { return };
-        if store.worker.send(job).is_err() && self.ended.is_none() {
+        if give(&store.worker, job).is_err() && self.ended.is_none() {
             self.fatal("the store worker has ended");
         }
     }

@@ -28,7 +28,7 @@ use crate::bus::direct::DirectBus;
 use crate::config::Config;
 use crate::driver::{Driver, Ended, FetchOrder, Parts, StoreSide};
 use crate::env::real::{RealEnv, die, panic_text};
-use crate::env::{Env, WorkerHandle};
+use crate::env::{Env, Home, WorkerHandle};
 use crate::error::ApiError;
 use crate::http;
 use crate::http::Sql;
@@ -202,6 +202,8 @@ struct Running<E: Env> {
     loop_ended: tokio::task::JoinHandle<Ended>,
     http_stop: watch::Sender<bool>,
     http: tokio::task::JoinHandle<()>,
+    /// Where the loop runs, for as long as this lives.
+    _home: Home,
 }
 
 impl<E: Env> Running<E> {
@@ -215,6 +217,8 @@ impl<E: Env> Running<E> {
     ) -> Result<Self, ApiError> {
         let Disk { log, store, recovered, own_key, tmp } = disk;
         let stats: Arc<Stats> = Arc::default();
+        let home =
+            env.home().map_err(|e| ApiError::new(500, "no_runtime", format!("the system gives no thread: {e}")))?;
         let log = env.worker("log", log.into_worker()?);
         let (view_sender, view) = watch::channel(Arc::new(View::default()));
         let bus = DirectBus::new(env.clone(), &config, node.clone(), stats.clone());
@@ -244,7 +248,7 @@ impl<E: Env> Running<E> {
             node: node.clone(),
             store: given.as_ref().map_or_else(|| WorkerHandle::new(Err), |g| g.worker.clone()),
             sql: given.as_ref().map_or_else(|| Arc::new(NoData(nothing)) as Arc<dyn Sql>, |g| Arc::new(g.data.local())),
-            peer: Arc::new(Peers { bus: bus.clone(), snapshots }),
+            peer: Arc::new(Peers { bus: bus.clone(), snapshots, home: home.handle().clone() }),
             http: http::State::new(env.clone(), &config, own_key),
             stats: stats.clone(),
         });
@@ -270,8 +274,8 @@ impl<E: Env> Running<E> {
             stats,
         });
         tracing::info!(node = %config.core.id, url = %config.core.url, http = config.http, "started");
-        let loop_ended = tokio::spawn(driver.run());
-        Ok(Self { config, node, bus, log, store, loop_ended, http_stop, http })
+        let loop_ended = home.handle().spawn(driver.run());
+        Ok(Self { config, node, bus, log, store, loop_ended, http_stop, http, _home: home })
     }
 
     /// Runs until told to stop, or until the loop ends by itself.
@@ -359,5 +363,7 @@ fn fetcher<E: Env>(
         readers: given.data.clone(),
         failures: Default::default(),
     });
-    Box::new(move |order| drop(tokio::spawn(fetcher.clone().run(order))))
+    // Not where the node loop runs: unpacking and hashing take their time.
+    let here = tokio::runtime::Handle::current();
+    Box::new(move |order| drop(here.spawn(fetcher.clone().run(order))))
 }

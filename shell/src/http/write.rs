@@ -125,7 +125,7 @@ async fn submit<E: Env>(
         limits: query::limits(conn),
         reply,
     };
-    if app.store.send(StoreJob::Write(request)).is_err() {
+    if app.store.send_quiet(StoreJob::Write(request)).is_err() {
         return Err(stopping());
     }
     let mut held = Held::new(answer, permit, app.stats.clone());

@@ -68,6 +68,12 @@ impl Group {
     pub(super) fn range(&self) -> Option<(Seq, Position)> {
         self.range
     }
+
+    /// Whether a request is to be answered as soon as this node's own log has
+    /// it.
+    pub(super) fn awaits_own_log(&self) -> bool {
+        self.members.iter().any(|m| !m.answered && m.entry.is_some() && m.waiting.request.ack == Ack::Local)
+    }
 }
 
 impl Inner {

@@ -67,6 +67,12 @@ impl<E: Env> Work<StoreJob> for StoreWorker<E> {
         }
         self.inner.advance();
     }
+
+    /// While a group waits to be committed, further requests and notices of
+    /// progress could only be put aside.
+    fn deaf(&self) -> bool {
+        self.inner.all_waiting.is_empty() && self.inner.group.as_ref().is_some_and(|group| !group.awaits_own_log())
+    }
 }
 
 /// Why the connection is not used.

@@ -221,10 +221,20 @@ impl Node {
             next_load: 0,
             pin: Pin::default(),
         };
-        node.ordered = node.ordered.max(if node.stores_data() { Seq(0) } else { node.commit });
+        if node.stores_data() {
+            node.ordered = node.applied.seq;
+        }
         node.memberships.retain(|(seq, _)| *seq <= last);
+        // The founding entry may have reached the data before the hard state
+        // named the cluster: a node with committed entries is born.
+        node.settle_birth(out);
         node.settle_memberships();
         node.seat_self();
+        // The data ends before the log begins: what lies between is nowhere
+        // here, and only another copy of the data brings it back.
+        if node.stores_data() && node.applied.seq < node.log.base().seq {
+            node.health.quarantined = true;
+        }
         if amnesia {
             out.push(Output::Event(Event::Amnesia { incarnation: node.hard.incarnation }));
         }

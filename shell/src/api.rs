@@ -317,7 +317,8 @@ pub enum NodeEvent {
     Propose {
         /// Names it.
         id: ProposalId,
-        /// One payload a request.
+        /// One payload a request; none if the group changed nothing and only
+        /// asks whether it may be answered.
         payloads: Vec<Bytes>,
     },
     /// The store committed or applied.

@@ -248,8 +248,8 @@ impl<E: Env, B: Bus> Driver<E, B> {
         self.node.deadline().map_or(own, |(at, _)| at.min(own))
     }
 
-    /// One turn: the clocks are read once, so that everything in it happens at
-    /// one moment.
+    /// One turn: the clocks are read when it begins, and again for each event
+    /// that is taken in it.
     fn take_turn(&mut self, first: Option<Happened>) {
         self.turn.fetch_add(1, Ordering::Relaxed);
         let now = self.env.now();
@@ -268,7 +268,11 @@ impl<E: Env, B: Bus> Driver<E, B> {
                 break;
             }
             let Ok(event) = self.inbox.try_recv() else { break };
-            self.on_event(now, event);
+            // Not the turn's moment: the process may have slept since, and this
+            // have come in after. A lease that held then answers no read that
+            // was asked now, and a promise counts from receipt, or a writer
+            // would rely on one that is over (R1).
+            self.on_event(self.env.now(), event);
         }
         while let Ok(task) = self.tasks.try_recv() {
             self.on_task(now, task);

@@ -290,7 +290,9 @@ impl Node {
                     .get(id)
                     .filter(|p| p.incarnation == *incarnation)
                     .and_then(|p| p.standing.as_ref())
-                    .map(|s| s.last.seq)
+                    // Its log may end in a suffix that was never committed:
+                    // that says nothing of what was committed in its place.
+                    .map(|s| s.last.seq.min(s.commit))
                     .unwrap_or_default(),
             };
             // A witness is the last to let go: no data voter may be left

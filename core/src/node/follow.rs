@@ -26,8 +26,11 @@ impl Node {
             return;
         }
         assert_eq!(who.term, self.hard.term, "a higher term was adopted before this");
-        if matches!(self.stance, Stance::Writer(_)) {
+        let other = self.writer.as_ref().is_some_and(|known| *known != who.id);
+        if other || matches!(self.stance, Stance::Writer(_)) {
             // Two writers of one term: a cloned disk or worse. Believe neither.
+            // An entry that was acknowledged to one of them must not give way
+            // to the other's.
             self.refuse(who, FrameRefusal::Contradiction, out);
             return;
         }
@@ -202,6 +205,11 @@ impl Node {
     pub(super) fn order_apply(&mut self, out: &mut Outbox) {
         let through = self.commit.min(self.durable);
         if through <= self.ordered {
+            return;
+        }
+        if self.stores_data() && self.ordered < self.log.base().seq {
+            // What comes next is not in the log any more: never skipped, a
+            // snapshot brings it.
             return;
         }
         let from = self.ordered.next();

@@ -171,10 +171,9 @@ impl Node {
 
     pub(super) fn on_health(&mut self, now: Now, health: StoreHealth, out: &mut Outbox) {
         match health {
-            StoreHealth::Well => {
-                self.health.full = false;
-                self.health.halted = None;
-            }
+            // There is room again. What could not be applied still cannot:
+            // only a new copy of the data mends that.
+            StoreHealth::Well => self.health.full = false,
             StoreHealth::Full => self.health.full = true,
             StoreHealth::ApplyHalted { at } => self.health.halted = Some(at),
             StoreHealth::Quarantined => self.health.quarantined = true,

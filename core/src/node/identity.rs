@@ -231,7 +231,7 @@ impl Node {
             Refused::OtherCluster { cluster } => {
                 self.health.other_cluster = Some((cluster, now.mono));
             }
-            Refused::Born { membership } => self.on_born(membership, out),
+            Refused::Born { membership } => self.on_born(now, membership, out),
             Refused::DuplicateId { .. } => {
                 out.push(Output::Event(Event::DuplicateId { id: self.config.id.clone() }));
                 self.mark_duplicate(now, out);

@@ -86,11 +86,12 @@ async fn attempt<E: Env>(conn: &Conn<E>, query: &mut Query, id: RequestId) -> An
     }
 }
 
-/// How long the writer may take: its own waits, and some for the wire.
+/// How long the writer may take: its own waits, and some for the wire. What a
+/// node without data passes on may be a read, which has its own time.
 fn pass_limit<E: Env>(conn: &Conn<E>, ack: Ack) -> Duration {
     let limits = &conn.app.config.limits;
     let acks = if ack == Ack::All { 2 } else { 1 };
-    limits.wait_timeout + limits.ack_timeout * acks + Duration::from_secs(1)
+    limits.wait_timeout + (limits.ack_timeout * acks).max(limits.statement_timeout) + Duration::from_secs(1)
 }
 
 enum Submitted {

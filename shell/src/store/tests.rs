@@ -184,6 +184,11 @@ impl Pair {
     fn settle(&mut self) {
         while !self.writer.proposals.is_empty() {
             let (id, entries) = self.place();
+            if entries.is_empty() {
+                let (first, last) = (self.last().seq.next(), self.last());
+                self.writer.jobs([StoreJob::Proposed { id, first, last }]);
+                continue;
+            }
             let (first, last) = (entries[0].seq, entries[entries.len() - 1].position());
             self.writer.jobs([
                 StoreJob::Proposed { id, first, last },

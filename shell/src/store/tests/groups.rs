@@ -55,6 +55,36 @@ fn errors_and_empty_results_wait_for_the_commit_too() {
     assert_eq!(read.position, pair.last(), "it saw the row, so it is at the row's position");
 }
 
+/// A writer that slept through its lease runs a DELETE of a row that the next
+/// writer has inserted meanwhile: "0 rows" would be an answer from the past.
+#[test]
+fn what_changed_nothing_is_answered_only_under_the_pin() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a UNIQUE)");
+    pair.write("INSERT INTO t VALUES(1)");
+    for sql in [
+        "DELETE FROM t WHERE a = 2",
+        "INSERT INTO t VALUES(1)",
+        "INSERT OR ROLLBACK INTO t VALUES(1)",
+        "SELECT count(*) FROM t",
+    ] {
+        let mut asked = pair.send(vec![text(sql)]);
+        assert!(answer(&mut asked).is_none(), "{sql}: nobody has said that this node still writes");
+        let (id, entries) = pair.place();
+        assert!(entries.is_empty(), "{sql}");
+        pair.writer.jobs([StoreJob::Refused { id, refusal: Refusal::LeaseExpired }]);
+        assert!(matches!(answer(&mut asked), Some(Err(WriteError::Refused(Refusal::LeaseExpired, _)))), "{sql}");
+        let mut asked = pair.send(vec![text(sql)]);
+        pair.settle();
+        assert!(
+            !matches!(answer(&mut asked), None | Some(Err(WriteError::Refused(..) | WriteError::Unknown))),
+            "{sql}"
+        );
+    }
+    pair.write("INSERT INTO t VALUES(2)");
+    pair.check();
+}
+
 #[test]
 fn unknown_is_rolled_back_and_later_applied_exactly_once() {
     let mut pair = Pair::new();

@@ -214,7 +214,11 @@ impl<E: Env> Running<E> {
         listener: E::Listener,
     ) -> Result<Self, ApiError> {
         let Disk { log, store, recovered, own_key, tmp } = disk;
-        let stats: Arc<Stats> = Arc::default();
+        let mut stats = Stats { log: log.stats(), ..Stats::default() };
+        if let Some(store) = &store {
+            stats.store = store.stats.clone();
+        }
+        let stats = Arc::new(stats);
         let log = env.worker("log", log.into_worker()?);
         let (view_sender, view) = watch::channel(Arc::new(View::default()));
         let bus = DirectBus::new(env.clone(), &config, node.clone(), stats.clone());

@@ -218,6 +218,31 @@ fn duplicate_node_name_refused() {
     w.until("the name to be free", |w| w.status(0).unfit.is_none());
 }
 
+/// An accusation is of one process: told late, it says nothing of the one that
+/// came after it, nor of a name's new disk.
+#[test]
+fn a_late_accusation_does_not_stop_a_restarted_node() {
+    let mut w = World::born(3);
+    let cluster = w.status(1).cluster;
+    let late = accusation(&w, 1);
+    w.crash(1);
+    w.start(1);
+    w.until("it is back", |w| w.status(1).unfit.is_none());
+    let input = frame(&w, 0, cluster, 1, late);
+    w.at(1, input);
+    assert_eq!(w.status(1).unfit, None);
+    assert!(w.saw(1, |e| matches!(e, Event::FrameRefused { reason: FrameRefusal::OldProcess, .. })));
+    let Message::Refused(Refused::DuplicateId { nonce, other, .. }) = accusation(&w, 1) else { unreachable!() };
+    let of_another_disk = Message::Refused(Refused::DuplicateId { nonce, incarnation: Incarnation(7), other });
+    let input = frame(&w, 0, cluster, 1, of_another_disk);
+    w.at(1, input);
+    assert_eq!(w.status(1).unfit, None);
+    // Its own it takes to heart.
+    let input = frame(&w, 0, cluster, 1, accusation(&w, 1));
+    w.at(1, input);
+    assert_eq!(w.status(1).unfit, Some(Unfit::DuplicateId));
+}
+
 #[test]
 fn seats_that_differ_found_nothing() {
     let mut w = World::new(3);
@@ -256,6 +281,12 @@ fn frame(w: &World, from: usize, cluster: ClusterId, term: u64, message: Message
             message,
         },
     }
+}
+
+/// That another live process has this one's name.
+fn accusation(w: &World, of: usize) -> Message {
+    let Status { nonce, incarnation, .. } = w.status(of);
+    Message::Refused(Refused::DuplicateId { nonce, incarnation, other: Incarnation(1) })
 }
 
 fn append(prev: Position) -> Message {
@@ -407,7 +438,8 @@ fn nothing_bad_said_of_a_node_panics_it() {
         Message::Refused(Refused::Born { membership }),
         Message::Refused(Refused::NotAMember),
         Message::Refused(Refused::StaleTerm),
-        Message::Refused(Refused::DuplicateId { other: Incarnation(1) }),
+        accusation(&w, 0),
+        accusation(&w, 1),
         Message::NeedSnapshot { at_least: Position::START, from: url(1) },
         append(Position { seq: Seq(u64::MAX), term: Term(1), hash: Hash::ZERO }),
     ];

@@ -282,6 +282,16 @@ pub enum LogJob {
     },
 }
 
+/// Who tells how it fares. Both may be out of space, and one may find room
+/// before the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Organ {
+    /// The log worker.
+    Log,
+    /// The store worker.
+    Store,
+}
+
 /// What the node loop is told.
 #[derive(Debug)]
 pub enum NodeEvent {
@@ -328,8 +338,8 @@ pub enum NodeEvent {
         /// The content's hash there.
         content: ContentHash,
     },
-    /// The store's or disk's state changed.
-    Health(StoreHealth),
+    /// The state of the store or the log changed.
+    Health(Organ, StoreHealth),
     /// A linearizable read wants to know from where on it may run.
     ReadIndex {
         /// The answer: the position to wait for.

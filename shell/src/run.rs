@@ -216,7 +216,11 @@ impl<E: Env> Running<E> {
         listener: E::Listener,
     ) -> Result<Self, ApiError> {
         let Disk { log, store, recovered, own_key, tmp } = disk;
-        let stats: Arc<Stats> = Arc::default();
+        let mut stats = Stats { log: log.stats(), ..Stats::default() };
+        if let Some(store) = &store {
+            stats.store = store.stats.clone();
+        }
+        let stats = Arc::new(stats);
         let home =
             env.home().map_err(|e| ApiError::new(500, "no_runtime", format!("the system gives no thread: {e}")))?;
         let log = env.worker("log", log.into_worker()?);

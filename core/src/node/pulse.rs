@@ -111,7 +111,7 @@ impl Node {
                 return;
             }
             Proof::Duplicate => {
-                let refused = Refused::DuplicateId { other };
+                let refused = Refused::DuplicateId { nonce: who.nonce, incarnation: who.incarnation, other };
                 out.push(Output::Event(Event::DuplicateId { id: who.id.clone() }));
                 self.send(who.route.clone(), Gate::HardState, Message::Refused(refused), out);
                 return;

@@ -15,7 +15,7 @@ use super::entries::{Change, Entries, Meta};
 use super::hard_state::{HardStateFile, decode_position, encode_position};
 use super::lock::DataDir;
 use super::{LogError, LogLimits, LogStats, orphans, retention};
-use crate::api::{LogJob, NodeEvent};
+use crate::api::{LogJob, NodeEvent, Organ};
 use crate::env::{Env, Work};
 use crate::error::ApiError;
 use base_ha_core::entry::Entry;
@@ -271,10 +271,9 @@ impl<E: Env> LogWorker<E> {
         log.append(&changes, started.wall)?;
         let taken = changes.len();
         let forgot = keep_min.is_some_and(|keep| keep < before.seq);
-        let nanos = base_ha_core::time::nanos(self.env.now().mono.since(started.mono));
         let stats = &self.stats;
-        stats.syncs.fetch_add(1, Ordering::Relaxed);
-        stats.sync_nanos.fetch_add(nanos, Ordering::Relaxed);
+        stats.fsync_seconds.observe_time(self.env.now().mono.since(started.mono));
+        stats.fsync_entries.observe(count);
         stats.entries_appended.fetch_add(count, Ordering::Relaxed);
         stats.bytes_appended.fetch_add(bytes as u64, Ordering::Relaxed);
         stats.last.store(log.end().seq.0, Ordering::Relaxed);
@@ -360,6 +359,7 @@ impl<E: Env> LogWorker<E> {
             return Ok(());
         }
         self.noted = now;
+        self.stats.bytes.store(log.bytes_used()?, Ordering::Relaxed);
         self.hard.note_high_water(end).map_err(|e| LogError::Failed(format!("hard state: {e}")))
     }
 
@@ -490,7 +490,7 @@ impl<E: Env> LogWorker<E> {
         let wait = self.full.map_or(FULL_WAIT_MIN, |full| (full.wait * 2).min(FULL_WAIT_MAX));
         if self.full.is_none() {
             tracing::error!("no space left for the log: nothing is acknowledged until there is");
-            (self.out)(NodeEvent::Health(StoreHealth::Full));
+            (self.out)(NodeEvent::Health(Organ::Log, StoreHealth::Full));
         }
         self.full = Some(Full { again: self.env.now().mono.after(wait), wait });
     }
@@ -498,7 +498,7 @@ impl<E: Env> LogWorker<E> {
     fn leave_full(&mut self) {
         if self.full.take().is_some() {
             tracing::info!("there is space for the log again");
-            (self.out)(NodeEvent::Health(StoreHealth::Well));
+            (self.out)(NodeEvent::Health(Organ::Log, StoreHealth::Well));
         }
     }
 

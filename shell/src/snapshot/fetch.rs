@@ -98,6 +98,9 @@ impl<E: Env> Fetcher<E> {
                 let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(16);
                 let wait = (BACKOFF_MIN * (1 << failures)).min(BACKOFF_MAX);
                 tracing::warn!(from = %order.from, reason, again_in = ?wait, "no snapshot");
+                // Not after the wait: the data is as it was, and readers may
+                // wait for what is committed meanwhile.
+                order.pause.resume();
                 // The core asks again as soon as it is told: waiting here keeps
                 // a node that cannot be helped from hammering the others.
                 tokio::time::sleep(wait).await;

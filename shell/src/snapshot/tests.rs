@@ -354,7 +354,8 @@ async fn installed(
     };
     let file = TempFile::create(dir.path()).expect("created");
     let path = file.path().to_owned();
-    let fetch = FetchOrder { from: url, at_least: AT, reseed: false, pause: PauseApply::obliging() };
+    let (pause, _) = PauseApply::obliging();
+    let fetch = FetchOrder { from: url, at_least: AT, reseed: false, pause };
     let header = Header { cluster: ClusterId(9), position: AT, size: 1, hash: AT.hash };
     let result = fetcher.install(&fetch, header, file).await;
     let order = order.lock().expect("fine").clone();
@@ -378,6 +379,33 @@ async fn a_snapshot_that_cannot_be_installed_leaves_no_file() {
     let (order, result, left) = installed(Ok(()), Err(error()), Ok(true)).await;
     assert_eq!(order, ["begin", "close", "install", "open"]);
     assert!(matches!(result, Err(Failure::Harmless(_))) && !left);
+}
+
+#[tokio::test]
+async fn apply_goes_on_before_the_next_attempt_is_waited_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (sender, mut inbox) = mpsc::unbounded_channel();
+    let node = NodeHandle::new(sender);
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|held| held.local_addr()).expect("an address");
+    let from = Url::new(&format!("http://{nobody}"));
+    let config =
+        Config::new(NodeId::new("n").expect("legal"), from.clone(), Vec::new(), String::new(), dir.path().into());
+    let fetcher = Arc::new(Fetcher {
+        env: RealEnv,
+        dir: dir.path().to_owned(),
+        bus: DirectBus::new(RealEnv, &config, node.clone(), Arc::default()),
+        log: WorkerHandle::new(Err),
+        store: WorkerHandle::new(Err),
+        node,
+        readers: Arc::new(Told(Arc::default())),
+        // As after many: the wait is the longest.
+        failures: AtomicU32::new(16),
+    });
+    let (pause, mut asked) = PauseApply::obliging();
+    let running = tokio::spawn(fetcher.run(FetchOrder { from, at_least: AT, reseed: false, pause }));
+    asked.wait_for(|asked| *asked == Some(false)).await.expect("resumed");
+    assert!(inbox.try_recv().is_err() && !running.is_finished(), "it waits before it says that it failed");
+    running.abort();
 }
 
 #[tokio::test]

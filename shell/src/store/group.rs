@@ -313,6 +313,8 @@ impl Inner {
         if membership.is_some() {
             engine.membership = membership;
         }
+        self.stats.group_requests.observe(group.members.len() as u64);
+        self.stats.group_bytes.observe(entries.iter().filter(|e| e.seq >= first).map(|e| e.payload.len() as u64).sum());
         self.backlog.drain(..count);
         let mut at = entries.iter().rfind(|e| e.seq < first).map_or(before, Entry::position);
         for member in group.members {
@@ -356,6 +358,7 @@ impl Inner {
     /// The group was rolled back and its entries' fate is not known here: what
     /// was logged may still be committed, the rest is certainly not done.
     pub(super) fn give_up(&mut self, group: Group, refusal: Refusal) {
+        self.stats.groups_rolled_back.add(1);
         for member in group.members {
             if member.answered {
                 continue;

@@ -11,7 +11,7 @@ use super::problem;
 use super::schema::Schema;
 use super::sys::{Action, Conn, Failure, Hooks, RowEvent, Verdict};
 use super::worker::Inner;
-use crate::api::{Installed, NodeEvent};
+use crate::api::{Installed, NodeEvent, Organ};
 use crate::env::Work;
 use crate::error::ApiError;
 use base_ha_core::ids::ContentHash;
@@ -186,7 +186,7 @@ impl Inner {
                 self.backlog.clear();
                 self.recent.clear();
                 if self.fence.take().is_some() {
-                    (self.out)(NodeEvent::Health(StoreHealth::Well));
+                    (self.out)(NodeEvent::Health(Organ::Store, StoreHealth::Well));
                 }
                 self.publish();
                 Ok(installed)

@@ -72,6 +72,7 @@ async fn authz_matrix() {
         }
         assert_ne!(open.ask(method, uri, &[], body).await.status, 401, "{method} {uri}");
     }
+    assert!(closed.app.stats.http.unauthorized.get() > 100);
     // Refused means untouched.
     assert_eq!(closed.writes().len(), 2);
     assert_eq!(closed.orders.lock().unwrap().len(), 6 * 2);

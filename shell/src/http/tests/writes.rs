@@ -32,6 +32,7 @@ async fn timeout_is_unknown() {
             assert_eq!(a.writes().last().unwrap().id, first);
         }
     }
+    assert_eq!(a.app.stats.http.unknown.get(), 8, "its own answers, and those that the other passed on");
     // The body has left and the writer is gone.
     let (url, _) = trap(|mut stream, _| async move {
         let mut rest = [0; 64];

@@ -87,7 +87,10 @@ fn a_full_disk_confirms_nothing_and_is_survived() {
     assert_eq!(log.persisted(), confirmed, "neither the record nor the one behind it");
     let healths = |log: &Log| -> Vec<StoreHealth> {
         let events = log.events.lock().expect("not poisoned");
-        events.iter().filter_map(|e| if let NodeEvent::Health(h) = e { Some(*h) } else { None }).collect()
+        events
+            .iter()
+            .filter_map(|e| if let NodeEvent::Health(crate::api::Organ::Log, h) = e { Some(*h) } else { None })
+            .collect()
     };
     assert_eq!(healths(&log), [StoreHealth::Full]);
     for _ in 0..3 {

@@ -348,6 +348,7 @@ async fn too_many_long_reads_are_refused_and_the_rest_get_their_turn() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(case.failing(ENDLESS).await, (503, "too_many_reads"));
+    assert_eq!(case.count(|s| &s.shed), 1);
     // Meanwhile quick reads go on.
     assert!(case.read("SELECT 1").await.is_ok());
     assert!(matches!(first.await.expect("ran"), Err(ReadError::Sql(e)) if e.code == "statement_timeout"));

@@ -102,6 +102,7 @@ fn unknown_is_rolled_back_and_later_applied_exactly_once() {
     assert!(matches!(answer(&mut answers[0]), Some(Err(WriteError::Unknown))));
     assert!(matches!(answer(&mut answers[1]), Some(Err(WriteError::Refused(Refusal::NotReady, _)))));
     assert!(matches!(answer(&mut answers[2]), Some(Err(WriteError::Unknown))));
+    assert_eq!(pair.writer.stats.groups_rolled_back.get(), 1);
     assert_eq!(count(&pair.writer, "SELECT count(*) FROM t"), 0);
     pair.writer.pin(2, false);
     // Another writer committed them after all.
@@ -110,6 +111,19 @@ fn unknown_is_rolled_back_and_later_applied_exactly_once() {
     pair.replica.apply(&entries);
     assert_eq!(count(&pair.writer, "SELECT count(*) FROM t"), 2);
     pair.check();
+}
+
+#[test]
+fn what_waits_is_counted() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let commits = pair.writer.stats.group_requests.count();
+    pair.send_all(vec![vec![text("INSERT INTO t VALUES(1)")]]);
+    assert_eq!(pair.writer.stats.queue.get(), 0, "it runs");
+    let (second, _later) = request(700, vec![text("INSERT INTO t VALUES(2)")]);
+    pair.writer.jobs([StoreJob::Write(second)]);
+    assert_eq!(pair.writer.stats.queue.get(), 1, "the connection is taken");
+    assert_eq!(pair.writer.stats.group_requests.count(), commits, "nothing was committed meanwhile");
 }
 
 #[test]

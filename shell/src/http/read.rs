@@ -158,7 +158,12 @@ async fn run<E: Env>(conn: &Conn<E>, query: &mut Query, at_least: Option<Seq>) -
         Level::Linearizable => query.parsed.statements.clone(),
         Level::Local | Level::Session => std::mem::take(&mut query.parsed.statements),
     };
-    let request = ReadRequest { statements, many: query.parsed.many, limits: query::limits(conn), at_least };
+    let request = ReadRequest {
+        statements,
+        many: query.parsed.many,
+        limits: query::limits(conn, conn.app.env.now().mono),
+        at_least,
+    };
     let answer = conn.app.sql.run(request).await?;
     // No level ever answers with less than what was asked of it.
     match at_least {

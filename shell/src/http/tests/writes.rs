@@ -181,3 +181,24 @@ async fn writes_that_wait_are_bounded_also_when_their_clients_leave() {
     assert_eq!(a.writes().len(), 2);
     assert_eq!(a.reads() + a.data.reads.load(Ordering::SeqCst), 0);
 }
+
+/// SQL that may still run is not called unknown; what is waited for beyond it
+/// is the acknowledgement alone. Both count from the arrival.
+#[tokio::test]
+async fn a_write_is_waited_for_as_long_as_it_may_run_and_be_acknowledged() {
+    let a = node("a", |config| {
+        config.limits.statement_timeout = Duration::from_millis(700);
+        config.limits.ack_timeout = Duration::from_millis(100);
+    })
+    .await;
+    let b = node("b", |config| config.limits = a.app.config.limits).await;
+    a.believes(Some(&a), 1, &[&a, &b]);
+    b.believes(Some(&a), 1, &[&a, &b]);
+    a.script(Script::Keep);
+    for at in [&a, &b] {
+        let before = std::time::Instant::now();
+        let reply = at.query("/query", INSERT, &[]).await;
+        assert_eq!(reply.outcome(), (504, "outcome_unknown".to_owned()));
+        assert!(before.elapsed() >= Duration::from_millis(790), "given up after {:?}", before.elapsed());
+    }
+}

@@ -243,6 +243,9 @@ pub enum LogJob {
     BeginInstall {
         /// What the snapshot contains.
         position: Position,
+        /// Refuse one that the log does not contain: the core goes on giving
+        /// this log entries, which would not follow one that started anew.
+        keep_log: bool,
         /// Told when durable.
         reply: oneshot::Sender<Result<(), ApiError>>,
     },
@@ -328,8 +331,10 @@ pub enum NodeEvent {
         /// The content's hash there.
         content: ContentHash,
     },
-    /// The store's or disk's state changed.
+    /// The store's state changed.
     Health(StoreHealth),
+    /// There is no room for the log (true), or there is again.
+    LogFull(bool),
     /// A linearizable read wants to know from where on it may run.
     ReadIndex {
         /// The answer: the position to wait for.

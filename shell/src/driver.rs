@@ -169,6 +169,9 @@ pub struct Driver<E: Env, B: Bus> {
     call_next: CallId,
     fetch: Box<dyn Fn(FetchOrder) + Send + Sync>,
     fetching: bool,
+    /// Log and store fill up and find room each by themselves.
+    log_full: bool,
+    store_full: bool,
     stats: Arc<Stats>,
     turn: Arc<AtomicU64>,
     /// An order could not be followed: see [`ApplyPump::order`].
@@ -209,6 +212,8 @@ impl<E: Env, B: Bus> Driver<E, B> {
             call_next: 1,
             fetch,
             fetching: false,
+            log_full: false,
+            store_full: false,
             stats,
             turn,
             halted_at: None,
@@ -326,7 +331,21 @@ impl<E: Env, B: Bus> Driver<E, B> {
                 self.upkeep.applied(position);
                 self.step(now, Input::Applied { position, content });
             }
-            NodeEvent::Health(health) => self.on_health(now, health),
+            NodeEvent::Health(health) => {
+                match health {
+                    StoreHealth::Full => self.store_full = true,
+                    // There is room again only if there is for the log as well.
+                    StoreHealth::Well if std::mem::take(&mut self.store_full) && self.log_full => return,
+                    StoreHealth::Well | StoreHealth::ApplyHalted { .. } | StoreHealth::Quarantined => {}
+                }
+                self.on_health(now, health);
+            }
+            NodeEvent::LogFull(full) => {
+                self.log_full = full;
+                if !self.store_full {
+                    self.on_health(now, if full { StoreHealth::Full } else { StoreHealth::Well });
+                }
+            }
             NodeEvent::ReadIndex { reply } => {
                 let id = self.new_call(Call::Read(reply));
                 self.step(now, Input::ReadIndex { id });
@@ -506,12 +525,6 @@ impl<E: Env, B: Bus> Driver<E, B> {
     }
 
     fn fetch_snapshot(&mut self, from: Url, at_least: Position, reseed: bool) {
-        if self.store.is_none() {
-            // A witness has nothing to install it into; its log starts anew
-            // where its peers' logs do.
-            tracing::warn!(node = %self.id, "a witness cannot install a snapshot");
-            return;
-        }
         if std::mem::replace(&mut self.fetching, true) {
             tracing::debug!(node = %self.id, "a snapshot is being fetched already");
             return;

@@ -181,3 +181,23 @@ async fn a_stop_is_graceful_and_takes_the_pin_from_the_store() {
     assert_eq!(interrupted.load(Ordering::Relaxed), 1);
     assert_eq!(node.read_index().await, Err(Refusal::Stopping));
 }
+
+/// Room in the log says nothing of room for the store, and the reverse.
+#[tokio::test]
+async fn a_disk_is_full_until_both_have_room() {
+    use base_ha_core::io::{StoreHealth, Unfit};
+    let mut alone = alone();
+    alone.writable().await;
+    let unfit = async |alone: &Alone| alone.node.status().await.expect("alive").unfit;
+    let tell = |alone: &Alone, event| alone.node.tell(event).expect("alive");
+    tell(&alone, NodeEvent::Health(StoreHealth::Full));
+    tell(&alone, NodeEvent::LogFull(true));
+    assert_eq!(unfit(&alone).await, Some(Unfit::DiskFull));
+    tell(&alone, NodeEvent::LogFull(false));
+    assert_eq!(unfit(&alone).await, Some(Unfit::DiskFull), "the store has none");
+    tell(&alone, NodeEvent::LogFull(true));
+    tell(&alone, NodeEvent::Health(StoreHealth::Well));
+    assert_eq!(unfit(&alone).await, Some(Unfit::DiskFull), "the log has none");
+    tell(&alone, NodeEvent::LogFull(false));
+    assert_eq!(unfit(&alone).await, None);
+}

@@ -1,7 +1,6 @@
 //! Durability, a full disk, failing writes, trimming, forgetting.
 
 use super::*;
-use base_ha_core::io::StoreHealth;
 
 /// At the moment at which a record is confirmed, a crash no longer loses it
 /// (B8: what is answered as accepted is on disk).
@@ -85,20 +84,20 @@ fn a_full_disk_confirms_nothing_and_is_survived() {
     let confirmed = log.persisted();
     log.run([a, b]);
     assert_eq!(log.persisted(), confirmed, "neither the record nor the one behind it");
-    let healths = |log: &Log| -> Vec<StoreHealth> {
+    let healths = |log: &Log| -> Vec<bool> {
         let events = log.events.lock().expect("not poisoned");
-        events.iter().filter_map(|e| if let NodeEvent::Health(h) = e { Some(*h) } else { None }).collect()
+        events.iter().filter_map(|e| if let NodeEvent::LogFull(full) = e { Some(*full) } else { None }).collect()
     };
-    assert_eq!(healths(&log), [StoreHealth::Full]);
+    assert_eq!(healths(&log), [true]);
     for _ in 0..3 {
         log.tick(Duration::from_secs(10));
     }
-    assert_eq!(healths(&log), [StoreHealth::Full], "said once");
+    assert_eq!(healths(&log), [true], "said once");
     assert_eq!(log.load(5, 20, 1 << 20).1, first[4..], "reads go on, of what is certain");
     let copy = log.crash_copy();
     let read = recover(&env, copy.path(), Position::START);
     assert_eq!((read.tail, read.hard.term), (positions(&first), Term(0)), "nothing of it is on disk");
-    let refused = log.ask(|reply| LogJob::BeginInstall { position: ends(&large), reply });
+    let refused = log.ask(|reply| LogJob::BeginInstall { position: ends(&large), keep_log: false, reply });
     assert_eq!(refused.expect_err("in order, behind the record").code, "disk_full");
 
     set_max_pages(&log, 1 << 20);
@@ -106,7 +105,7 @@ fn a_full_disk_confirms_nothing_and_is_survived() {
     assert_eq!(log.persisted(), confirmed, "backs off");
     log.tick(Duration::from_secs(10));
     assert_eq!(log.persisted(), Some(log.id));
-    assert_eq!(healths(&log), [StoreHealth::Full, StoreHealth::Well]);
+    assert_eq!(healths(&log), [true, false]);
     assert_eq!(log.load(11, 20, 1 << 20).1, large);
     assert_eq!(log.fatal(), None);
 }

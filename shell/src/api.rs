@@ -243,6 +243,9 @@ pub enum LogJob {
     BeginInstall {
         /// What the snapshot contains.
         position: Position,
+        /// Refuse one that the log does not contain: the core goes on giving
+        /// this log entries, which would not follow one that started anew.
+        keep_log: bool,
         /// Told when durable.
         reply: oneshot::Sender<Result<(), ApiError>>,
     },

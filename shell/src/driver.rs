@@ -533,12 +533,6 @@ impl<E: Env, B: Bus> Driver<E, B> {
     }
 
     fn fetch_snapshot(&mut self, from: Url, at_least: Position, reseed: bool) {
-        if self.store.is_none() {
-            // A witness has nothing to install it into; its log starts anew
-            // where its peers' logs do.
-            tracing::warn!(node = %self.id, "a witness cannot install a snapshot");
-            return;
-        }
         if std::mem::replace(&mut self.fetching, true) {
             tracing::debug!(node = %self.id, "a snapshot is being fetched already");
             return;

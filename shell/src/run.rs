@@ -34,7 +34,7 @@ use crate::http;
 use crate::http::Sql;
 use crate::log;
 use crate::metrics::Stats;
-use crate::snapshot::fetch::Fetcher;
+use crate::snapshot::fetch::{Fetcher, Readers};
 use crate::snapshot::serve::Server;
 use crate::store;
 use crate::store::backup;
@@ -242,7 +242,7 @@ impl<E: Env> Running<E> {
             None => None,
         };
         let snapshots = given.as_ref().map(|g| Server::new(env.clone(), g.data.clone(), stats.clone()));
-        let fetch = fetcher(&env, &config, &bus, &log, given.as_ref(), &node, tmp);
+        let fetch = fetcher(&env, &bus, &log, given.as_ref(), &node, tmp);
         let (nothing, no_data) = watch::channel(Position::START);
         let app = Arc::new(App {
             env: env.clone(),
@@ -346,25 +346,19 @@ async fn close(node: &str, what: &str, send: impl FnOnce(oneshot::Sender<()>) ->
 /// What the loop calls to fetch a snapshot.
 fn fetcher<E: Env>(
     env: &E,
-    config: &Config,
     bus: &DirectBus<E>,
     log: &WorkerHandle<LogJob>,
     given: Option<&Given<E>>,
     node: &NodeHandle,
     tmp: PathBuf,
 ) -> Box<dyn Fn(FetchOrder) + Send + Sync> {
-    let Some(given) = given else {
-        let id = config.core.id.clone();
-        return Box::new(move |_| tracing::warn!(node = %id, "a witness installs no snapshot"));
-    };
     let fetcher = Arc::new(Fetcher {
         env: env.clone(),
         dir: tmp,
         bus: bus.clone(),
         log: log.clone(),
-        store: given.worker.clone(),
+        data: given.map(|g| (g.worker.clone(), g.data.clone() as Arc<dyn Readers>)),
         node: node.clone(),
-        readers: given.data.clone(),
         failures: Default::default(),
     });
     // Not where the node loop runs: unpacking and hashing take their time.

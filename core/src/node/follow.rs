@@ -280,7 +280,9 @@ impl Node {
         self.health.halted = None;
         self.applied = position;
         self.ordered = position.seq;
-        self.health.samples.restart(position.seq, content);
+        if self.stores_data() {
+            self.health.samples.restart(position.seq, content);
+        }
         if position.seq > self.commit {
             self.raise_commit(position.seq, out);
         }

@@ -2,7 +2,7 @@
 #![allow(clippy::result_large_err, reason = "a worker that has ended gives the job back")]
 
 use super::{Driver, Ended, FetchOrder, Parts, PauseApply, StoreSide};
-use crate::api::{LogJob, NodeEvent, StoreJob, View};
+use crate::api::{LogJob, NodeEvent, Organ, StoreJob, View};
 use crate::app::NodeHandle;
 use crate::bus::Bus;
 use crate::config::Config;
@@ -214,4 +214,24 @@ async fn a_stop_is_graceful_and_takes_the_pin_from_the_store() {
     assert_eq!(pins.lock().expect("fine").last(), Some(&false));
     assert_eq!(interrupted.load(Ordering::Relaxed), 1);
     assert_eq!(node.read_index().await, Err(Refusal::Stopping));
+}
+
+/// Room in the log says nothing of room for the store, and the reverse.
+#[tokio::test]
+async fn a_disk_is_full_until_both_have_room() {
+    use base_ha_core::io::{StoreHealth, Unfit};
+    let mut alone = alone();
+    alone.writable().await;
+    let unfit = async |alone: &Alone| alone.node.status().await.expect("alive").unfit;
+    let tell = |alone: &Alone, event| alone.node.tell(event).expect("alive");
+    tell(&alone, NodeEvent::Health(Organ::Store, StoreHealth::Full));
+    tell(&alone, NodeEvent::Health(Organ::Log, StoreHealth::Full));
+    assert_eq!(unfit(&alone).await, Some(Unfit::DiskFull));
+    tell(&alone, NodeEvent::Health(Organ::Log, StoreHealth::Well));
+    assert_eq!(unfit(&alone).await, Some(Unfit::DiskFull), "the store has none");
+    tell(&alone, NodeEvent::Health(Organ::Log, StoreHealth::Full));
+    tell(&alone, NodeEvent::Health(Organ::Store, StoreHealth::Well));
+    assert_eq!(unfit(&alone).await, Some(Unfit::DiskFull), "the log has none");
+    tell(&alone, NodeEvent::Health(Organ::Log, StoreHealth::Well));
+    assert_eq!(unfit(&alone).await, None);
 }

@@ -88,7 +88,10 @@ impl Work<ScrubReply> for Scrub {
 }
 
 /// Checks that a file is a whole database of ours and equals its own hash.
-fn verify(file: &Path) -> Result<Installed, ApiError> {
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn verify(file: &Path) -> Result<Installed, ApiError> {
     if !file.is_file() {
         return Err(ApiError::new(500, "snapshot_missing", format!("There is no file {}.", file.display())));
     }

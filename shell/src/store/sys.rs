@@ -209,6 +209,11 @@ impl<H: Hooks> Conn<H> {
         Ok(Self { inner, hooks })
     }
 
+    /// The same, to be set up.
+    pub(super) fn sql_mut(&mut self) -> &mut Connection {
+        &mut self.inner
+    }
+
     /// rusqlite's view of it.
     pub(super) fn sql(&self) -> &Connection {
         &self.inner

@@ -3,7 +3,7 @@
 //! Decides in which order things happen on the one write connection, and when
 //! it must not be used. Knows nothing of SQL; waits for nobody.
 
-use super::apply::Halt;
+use super::apply::{Halt, halt};
 use super::group::{Group, Waiting, follows};
 use super::install;
 use super::open::{Engine, Role};
@@ -283,7 +283,12 @@ impl Inner {
                     }
                 }
             } else if self.group.is_none() && !self.waiting.is_empty() && !self.interrupt.0.load(Ordering::Acquire) {
-                self.run_group();
+                // Between two groups: under load there is no other time, and
+                // the log is not trimmed before.
+                self.checkpoint();
+                if self.fence.is_none() {
+                    self.run_group();
+                }
             } else {
                 break;
             }
@@ -406,6 +411,16 @@ impl Inner {
             // An fsync that failed once may never be repeated (R11).
             if let Some(why) = failed {
                 self.fence(Halt::Fatal(why));
+            }
+        }
+        let Some(engine) = self.engine.as_mut().filter(|_| self.fence.is_none()) else { return };
+        if let Err(failure) = engine.spill() {
+            let at = engine.applied.seq;
+            match halt(&failure, at) {
+                // A reader or another checkpoint is in the way: next time.
+                Halt::Stuck(_) if failure.primary() == rusqlite::ffi::SQLITE_BUSY => {}
+                Halt::Entry { why, .. } => self.fence(Halt::Fatal(why)),
+                other => self.fence(other),
             }
         }
     }

@@ -55,6 +55,43 @@ fn errors_and_empty_results_wait_for_the_commit_too() {
     assert_eq!(read.position, pair.last(), "it saw the row, so it is at the row's position");
 }
 
+/// Under load the next group waits already when one ends.
+#[test]
+fn a_checkpoint_gets_its_turn_under_load() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let _first = pair.send(vec![text("INSERT INTO t VALUES(1)")]);
+    let _second = pair.send(vec![text("INSERT INTO t VALUES(2)")]);
+    let (reply, mut done) = oneshot::channel();
+    pair.writer.jobs([StoreJob::Checkpoint { reply }]);
+    assert!(done.try_recv().is_err(), "a transaction is open");
+    let (id, entries) = pair.place();
+    let (first, last) = (entries[0].seq, entries[0].position());
+    pair.writer.jobs([StoreJob::Proposed { id, first, last }, StoreJob::Apply { entries: entries.clone() }]);
+    assert_eq!(pair.writer.proposals.len(), 1, "the second group runs");
+    assert_eq!(done.try_recv().expect("answered").expect("done"), last);
+    pair.replica.apply(&entries);
+    pair.settle();
+    pair.check();
+}
+
+/// SQLite's own checkpoints swallow a failed fsync: the store makes them.
+#[test]
+fn the_write_ahead_log_stays_bounded_without_sqlites_own_checkpoints() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    for _ in 0..24 {
+        pair.write("INSERT INTO t VALUES(zeroblob(2000000))");
+        pair.write("DELETE FROM t");
+    }
+    for store in [&pair.writer, &pair.replica] {
+        let wal = store.dir.path().join("data.db-wal");
+        let bytes = std::fs::metadata(wal).expect("there is one").len();
+        assert!((1 << 20..30 << 20).contains(&bytes), "{bytes}");
+    }
+    pair.check();
+}
+
 /// A writer that slept through its lease runs a DELETE of a row that the next
 /// writer has inserted meanwhile: "0 rows" would be an answer from the past.
 #[test]

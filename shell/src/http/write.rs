@@ -90,7 +90,7 @@ async fn attempt<E: Env>(conn: &Conn<E>, query: &mut Query, id: RequestId) -> An
 fn pass_limit<E: Env>(conn: &Conn<E>, ack: Ack) -> Duration {
     let limits = &conn.app.config.limits;
     let acks = if ack == Ack::All { 2 } else { 1 };
-    limits.wait_timeout + limits.ack_timeout * acks + Duration::from_secs(1)
+    limits.wait_timeout + limits.statement_timeout + limits.ack_timeout * acks + Duration::from_secs(1)
 }
 
 enum Submitted {
@@ -129,7 +129,9 @@ async fn submit<E: Env>(
         return Err(stopping());
     }
     let mut held = Held::new(answer, permit, app.stats.clone());
-    let bound = app.config.limits.ack_timeout;
+    // The store itself ends what is over its statement time, in the queue or
+    // running, and says so; the acknowledgement's time begins only then.
+    let bound = app.config.limits.statement_timeout + app.config.limits.ack_timeout;
     match timeout(bound, held.answer()).await {
         Err(_) => Err(unknown(id, &format!("the write was not acknowledged within {bound:?}"))),
         Ok(None | Some(Err(WriteError::Unknown))) => {

@@ -71,13 +71,13 @@ enum Command {
 #[derive(Args, Debug, Clone)]
 pub(crate) struct Target {
     /// The node to talk to; any node of the cluster will do
-    #[arg(long, env = "BASE_URL", default_value = "http://127.0.0.1:8090")]
+    #[arg(long, global = true, env = "BASE_URL", default_value = "http://127.0.0.1:8090")]
     url: String,
     /// The bearer token
-    #[arg(long, env = "BASE_TOKEN", hide_env_values = true)]
+    #[arg(long, global = true, env = "BASE_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// Read the bearer token from this file
-    #[arg(long, env = "BASE_TOKEN_FILE", conflicts_with = "token")]
+    #[arg(long, global = true, env = "BASE_TOKEN_FILE", conflicts_with = "token")]
     token_file: Option<PathBuf>,
 }
 

@@ -76,6 +76,8 @@ pub(super) struct Health {
     pub(super) other_cluster: Option<(ClusterId, MonoTime)>,
     pub(super) seats_differ: Option<MonoTime>,
     pub(super) not_a_member: Option<MonoTime>,
+    /// When somebody who is no peer was last pinged back.
+    pub(super) stranger_pinged_back: Option<MonoTime>,
     /// A snapshot is being fetched since then.
     pub(super) fetching: Option<MonoTime>,
     /// That snapshot may replace the log as well: no re-seed.
@@ -96,6 +98,7 @@ impl Health {
             other_cluster: None,
             seats_differ: None,
             not_a_member: None,
+            stranger_pinged_back: None,
             fetching: None,
             fetching_log: false,
             missing_answered: MonoTime(0),

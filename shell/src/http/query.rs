@@ -26,6 +26,8 @@ pub(crate) struct Query {
     pub(crate) session: Session,
     /// Set if another node passed it on.
     pub(crate) hop: Option<Hop>,
+    /// This node could not tell whether it reads or writes.
+    pub(crate) unclear: bool,
 }
 
 pub(crate) async fn answer<E: Env>(conn: &Conn<E>, request: Request<Incoming>) -> Answer {
@@ -38,7 +40,8 @@ pub(crate) async fn answer<E: Env>(conn: &Conn<E>, request: Request<Incoming>) -
     let session = Session::read(conn, &head.headers, &view)?;
     let parsed = sqljson::parse_request(&body, app.config.limits.statements_max)?;
     let class = app.sql.classify(&parsed.statements);
-    let query = Query { head, body, parsed, options, session, hop };
+    let unclear = class.is_err();
+    let query = Query { head, body, parsed, options, session, hop, unclear };
     match class {
         Ok(Class::Read) => read::answer(conn, query).await,
         Ok(Class::Write) => write::answer(conn, query).await,

@@ -69,7 +69,7 @@ async fn attempt<E: Env>(conn: &Conn<E>, query: &mut Query, id: RequestId) -> An
             }
             Place::There(url, term) => {
                 let hop = Hop { term, id };
-                let limit = pass_limit(conn, query.options.ack);
+                let limit = pass_limit(conn, query);
                 match forward::pass(conn, &url, hop, &query.head, &query.body, limit).await {
                     // Certainly not done there: its view or this one is late.
                     Ok(response) if response.status() == 421 => (),
@@ -86,12 +86,13 @@ async fn attempt<E: Env>(conn: &Conn<E>, query: &mut Query, id: RequestId) -> An
     }
 }
 
-/// How long the writer may take: its own waits, and some for the wire. What a
-/// node without data passes on may be a read, which has its own time.
-fn pass_limit<E: Env>(conn: &Conn<E>, ack: Ack) -> Duration {
+/// How long the writer may take: its own waits, and some for the wire. What may
+/// be a read has a read's time as well.
+fn pass_limit<E: Env>(conn: &Conn<E>, query: &Query) -> Duration {
     let limits = &conn.app.config.limits;
-    let acks = if ack == Ack::All { 2 } else { 1 };
-    limits.wait_timeout + (limits.ack_timeout * acks).max(limits.statement_timeout) + Duration::from_secs(1)
+    let acks = if query.options.ack == Ack::All { 2 } else { 1 };
+    let read = if query.unclear { limits.statement_timeout } else { Duration::ZERO };
+    limits.wait_timeout + (limits.ack_timeout * acks).max(read) + Duration::from_secs(1)
 }
 
 enum Submitted {

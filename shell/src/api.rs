@@ -294,6 +294,10 @@ pub enum Organ {
 
 /// What the node loop is told.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "frames are the most of them by far: a box would cost each an allocation"
+)]
 pub enum NodeEvent {
     /// A frame came in.
     Frame {

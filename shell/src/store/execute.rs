@@ -434,7 +434,7 @@ impl Engine {
         // Each column by itself: a trigger may be for one, and a generated one
         // cannot be set.
         (0..all.column_count()).try_for_each(|n| {
-            let column = quoted(&all.column_name(n));
+            let column = quoted(all.column_name(n));
             self.refuse_own_in(&format!("UPDATE main.{table} SET {column} = NULL"))
         })
     }

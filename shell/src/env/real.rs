@@ -6,6 +6,7 @@
 
 use super::{Env, Home, Work, WorkerHandle};
 use base_ha_core::time::{MonoTime, Now, WallTime};
+use rustix::net::sockopt;
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::VecDeque;
 use std::io;
@@ -53,14 +54,13 @@ impl Env for RealEnv {
 
     async fn accept(&self, listener: &mut TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, peer) = listener.accept().await?;
-        // Answers are written whole: waiting for more to send only adds delay.
-        stream.set_nodelay(true)?;
+        tune(&stream)?;
         Ok((stream, peer))
     }
 
     async fn connect(&self, address: &str) -> io::Result<TcpStream> {
         let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
+        tune(&stream)?;
         Ok(stream)
     }
 
@@ -117,6 +117,28 @@ impl Env for RealEnv {
             die(&format!("the system gives no thread for the watchdog: {error}"));
         }
     }
+}
+
+/// How long a connection may be idle before the kernel asks whether the other
+/// end is still there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// How often it asks then.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+/// How long sent bytes may lack an acknowledgement before the connection is
+/// dead: otherwise the kernel goes on for a quarter of an hour.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
+
+/// Sets what every connection needs.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    // Answers are written whole: waiting for more to send only adds delay.
+    stream.set_nodelay(true)?;
+    // A client whose machine or network vanished would hold its place for ever.
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_EVERY)?;
+    let milliseconds = u32::try_from(UNACKNOWLEDGED_MAX.as_millis()).unwrap_or(u32::MAX);
+    sockopt::set_tcp_user_timeout(stream, milliseconds)?;
+    Ok(())
 }
 
 /// What the watchdog saw last. It counts its own looks, not the clock: after a
@@ -293,6 +315,21 @@ mod tests {
     }
 
     const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn both_ends_of_a_connection_find_out_that_the_other_is_gone() {
+        let env = RealEnv;
+        let mut listener = env.bind("127.0.0.1:0").await.expect("bound");
+        let address = env.local_address(&listener).expect("bound").to_string();
+        let (near, far) = tokio::join!(env.connect(&address), env.accept(&mut listener));
+        for stream in [near.expect("connected"), far.expect("accepted").0] {
+            assert!(stream.nodelay().expect("a socket"));
+            assert!(sockopt::socket_keepalive(&stream).expect("a socket"));
+            assert_eq!(sockopt::tcp_keepidle(&stream), Ok(KEEPALIVE_IDLE));
+            assert_eq!(sockopt::tcp_keepintvl(&stream), Ok(KEEPALIVE_EVERY));
+            assert_eq!(sockopt::tcp_user_timeout(&stream), Ok(60_000));
+        }
+    }
 
     #[test]
     fn a_worker_that_takes_one_at_a_time_gets_them_all_in_order() {

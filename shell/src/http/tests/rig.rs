@@ -160,6 +160,7 @@ pub(super) async fn node_with(
     config.cluster_secrets = vec![Secret::new("the cluster's secret")];
     config.limits.wait_timeout = Duration::from_millis(400);
     config.limits.ack_timeout = Duration::from_millis(600);
+    config.limits.statement_timeout = Duration::from_millis(300);
     set(&mut config);
 
     let (view, seen_view) = watch::channel(Arc::new(View::default()));

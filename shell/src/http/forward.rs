@@ -11,6 +11,7 @@
 use super::client::ClientError;
 use super::respond::{Body, REQUEST_ID};
 use super::server::Conn;
+use crate::api::View;
 use crate::config::Secret;
 use crate::env::Env;
 use crate::error::ApiError;
@@ -22,8 +23,10 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
+use std::sync::Arc;
 use std::time::Duration;
 use subtle::ConstantTimeEq as _;
+use tokio::sync::watch;
 
 /// Says who passed a request on, and in which term.
 pub const FORWARDED: HeaderName = HeaderName::from_static("x-base-forwarded");
@@ -43,6 +46,9 @@ const HOP_BY_HOP: [HeaderName; 11] = [
     header::HOST,
     header::EXPECT,
 ];
+
+/// How long an answer of a writer that was replaced is still waited for.
+const REPLACED_GRACE: Duration = Duration::from_secs(1);
 
 /// Signs and checks what nodes pass on to each other; empty without a cluster
 /// secret, where there is no one to pass anything on to.
@@ -139,10 +145,27 @@ pub(crate) async fn pass<E: Env>(
     }
     let request = request.body(Full::new(body.clone())).map_err(|bad| unsent(&bad.to_string()))?;
     app.stats.http.forwarded.add(1);
-    match tokio::time::timeout(limit, app.http.client.request(to, request)).await {
-        Ok(result) => result,
-        Err(_) => Err(ClientError { sent: true, reason: format!("no answer within {limit:?}") }),
+    let late = |reason: String| ClientError { sent: true, reason };
+    tokio::select! {
+        biased;
+        result = app.http.client.request(to, request) => result,
+        () = tokio::time::sleep(limit) => Err(late(format!("no answer within {limit:?}"))),
+        () = replaced(app.view.clone(), hop.term) => {
+            Err(late(format!("it no longer writes, and did not answer within {REPLACED_GRACE:?} of that")))
+        }
     }
+}
+
+/// Ends a while after another node has become the writer. A frozen machine
+/// closes no connection: without this, whoever asked it would wait for all of
+/// the limit while the cluster has long gone on.
+async fn replaced(mut view: watch::Receiver<Arc<View>>, term: Term) {
+    if view.wait_for(|view| view.pin.term > term && view.pin.writer.is_some()).await.is_err() {
+        // This node's loop has ended; it learns nothing more.
+        std::future::pending::<()>().await;
+    }
+    // What the old one has committed may still be on its way.
+    tokio::time::sleep(REPLACED_GRACE).await;
 }
 
 /// The writer's answer, as this node gives it to the client.

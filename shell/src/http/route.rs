@@ -192,6 +192,7 @@ pub(crate) async fn handle<E: Env>(
         }
     };
     conn.name_leader(&mut response);
+    conn.announce_end(&mut response);
     if response.status() == StatusCode::GATEWAY_TIMEOUT {
         app.stats.http.unknown.add(1);
     }

@@ -12,12 +12,13 @@ use crate::app::App;
 use crate::env::Env;
 use crate::error::ApiError;
 use base_ha_core::ids::{Term, Url};
-use hyper::Response;
-use hyper::header::HeaderValue;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -29,6 +30,10 @@ const HEAD_BYTES_MAX: usize = 16 << 10;
 /// clients and health checks only: clients that take every connection must not
 /// cost the cluster its heartbeats.
 const RESERVED: u64 = 256;
+/// How long a stopping node still reads requests. Closing an idle connection at
+/// once would meet a request that is on its way, and whoever sent that one can't
+/// know that it was not done: each is answered instead, with `Connection: close`.
+const LINGER: Duration = Duration::from_millis(250);
 /// How long open requests have to end at a graceful stop.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 
@@ -38,6 +43,8 @@ pub(crate) struct Conn<E: Env> {
     pub(crate) meter: Arc<Meter>,
     /// It is beyond the clients' limit.
     reserved: bool,
+    /// The node stops: this connection's next answer is its last.
+    last: AtomicBool,
     cache: Mutex<Cache>,
 }
 
@@ -66,6 +73,13 @@ impl<E: Env> Conn<E> {
         self.app.stats.http.connections_shed.add(1);
         let max = self.app.config.limits.connections_max;
         Err(ApiError::new(503, "overloaded", format!("this node has {max} connections open")).retry_after(1))
+    }
+
+    /// Says on a stopping node's answers that nothing more is read here.
+    pub(crate) fn announce_end(&self, response: &mut Response<Body>) {
+        if self.last.load(Ordering::Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
     }
 
     /// Adds `X-Base-Leader` and `X-Base-Term`, unless another node's answer is
@@ -133,6 +147,7 @@ pub async fn serve<E: Env>(app: Arc<App<E>>, mut listener: E::Listener, mut shut
             app: app.clone(),
             meter: Arc::default(),
             reserved: open.before >= max,
+            last: AtomicBool::new(false),
             cache: Mutex::default(),
         });
         let (shutdown, alive) = (shutdown.clone(), alive.clone());
@@ -183,6 +198,7 @@ async fn connection<E: Env>(conn: Arc<Conn<E>>, stream: E::Stream, mut shutdown:
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
     look.tick().await;
     let mut stopping = false;
+    let mut linger = pin!(sleep(Duration::ZERO));
     loop {
         tokio::select! {
             biased;
@@ -194,8 +210,10 @@ async fn connection<E: Env>(conn: Arc<Conn<E>>, stream: E::Stream, mut shutdown:
             }
             _ = shutdown.wait_for(|stop| *stop), if !stopping => {
                 stopping = true;
-                serving.as_mut().graceful_shutdown();
+                conn.last.store(true, Ordering::Relaxed);
+                linger.set(sleep(LINGER));
             }
+            () = &mut linger, if stopping && !linger.is_elapsed() => serving.as_mut().graceful_shutdown(),
             _ = look.tick() => {
                 if watch.overdue(&conn.meter) {
                     conn.app.stats.http.connections_slow.add(1);

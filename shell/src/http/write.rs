@@ -70,7 +70,10 @@ async fn attempt<E: Env>(conn: &Conn<E>, query: &mut Query, id: RequestId) -> An
             Place::There(url, term) => {
                 let hop = Hop { term, id };
                 let limit = pass_limit(conn, query.options.ack);
-                match forward::pass(conn, &url, hop, &query.head, &query.body, limit).await {
+                let left = conn.app.env.now().mono;
+                let passed = forward::pass(conn, &url, hop, &query.head, &query.body, limit).await;
+                seek.extend(conn.app.env.now().mono.since(left));
+                match passed {
                     // Certainly not done there: its view or this one is late.
                     Ok(response) if response.status() == 421 => (),
                     Ok(response) => return Ok(forward::answer(response)),
@@ -131,7 +134,7 @@ async fn submit<E: Env>(
         reply,
     };
     if app.store.send_quiet(StoreJob::Write(request)).is_err() {
-        return Err(stopping());
+        return Err(if query.hop.is_some() { not_writer(&app.view.borrow()) } else { stopping() });
     }
     let mut held = Held::new(answer, permit, app.stats.clone());
     let bound = answered_by.since(app.env.now().mono);

@@ -70,7 +70,7 @@ impl<'a, E: Env> Seek<'a, E> {
             }
             tokio::select! {
                 biased;
-                changed = self.view.changed() => changed.map_err(|_| stopping())?,
+                changed = self.view.changed() => changed.map_err(|_| self.ended(&view))?,
                 () = &mut self.bound => return Err(self.give_up(&view)),
             }
         }
@@ -87,9 +87,25 @@ impl<'a, E: Env> Seek<'a, E> {
                 let view = self.view.borrow().clone();
                 Err(self.give_up(&view))
             }
-            changed = self.view.changed() => changed.map_err(|_| stopping()),
+            changed = self.view.changed() => {
+                let view = self.view.borrow().clone();
+                changed.map_err(|_| self.ended(&view))
+            }
             () = sleep(PAUSE) => Ok(()),
         }
+    }
+
+    /// Time that the writer had the request counts for nothing here: it may
+    /// have been asleep, and there is another one now.
+    pub(crate) fn extend(&mut self, by: Duration) {
+        let until = self.bound.deadline() + by;
+        self.bound.as_mut().reset(until);
+    }
+
+    /// The node loop is gone. A request that was passed on goes back, so that
+    /// the hand-over of a stopping writer refuses nothing.
+    pub(crate) fn ended(&self, view: &View) -> ApiError {
+        if self.hop.is_some() { not_writer(view) } else { stopping() }
     }
 
     fn give_up(&self, view: &View) -> ApiError {

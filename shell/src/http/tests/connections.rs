@@ -119,6 +119,23 @@ async fn a_stop_lets_requests_end_and_takes_no_more() {
     timeout(PATIENCE, a.served).await.expect("the server ends").unwrap();
 }
 
+/// A request that meets the stop on an idle connection is answered: its sender
+/// could not tell a closed connection from a lost answer.
+#[tokio::test]
+async fn a_request_that_meets_the_stop_is_answered() {
+    let a = node("a", |_| ()).await;
+    a.believes(Some(&a), 1, &[&a]);
+    let mut kept = TcpStream::connect(a.address()).await.unwrap();
+    let request = format!("GET /healthz HTTP/1.1\r\nHost: {}\r\n\r\n", a.address());
+    sleep(Duration::from_millis(50)).await;
+    a.shutdown.send_replace(true);
+    sleep(Duration::from_millis(50)).await;
+    kept.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, kept.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close"), "{answer}");
+}
+
 #[tokio::test]
 async fn a_connection_serves_many_requests() {
     let a = node("a", |_| ()).await;

@@ -224,6 +224,27 @@ async fn stream_eof_no_hang() {
     assert_eq!(a.query("/query", INSERT, &[]).await.bytes(), b"[1,2]");
 }
 
+/// A machine that freezes closes no connection: whoever asked it hears soon
+/// after the cluster has gone on, not at the end of every limit.
+#[tokio::test]
+async fn a_frozen_writer_holds_nobody_once_it_is_replaced() {
+    let (a, c) = (node("a", |_| ()).await, node("c", |_| ()).await);
+    let (url, _) = trap(|stream, _| async move {
+        sleep(Duration::from_secs(60)).await;
+        drop(stream);
+    })
+    .await;
+    a.publish(Some((NodeId::new("b").unwrap(), url)), 1, false, &[&a, &c]);
+    let begun = Instant::now();
+    let (reply, ()) = tokio::join!(a.query("/query", INSERT, &[]), async {
+        sleep(Duration::from_millis(100)).await;
+        a.believes(Some(&c), 2, &[&a, &c]);
+    });
+    assert_eq!(reply.outcome(), (504, "outcome_unknown".to_owned()));
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(c.writes().is_empty(), "what may have been done is not done again");
+}
+
 #[tokio::test]
 async fn redirects_name_the_whole_uri() {
     let (a, b) = (node("a", |_| ()).await, node("b", |c| c.forward = Forward::Redirect).await);

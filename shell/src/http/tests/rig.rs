@@ -159,8 +159,8 @@ pub(super) async fn node_with(
     let mut config = Config::new(id.clone(), url.clone(), vec![], http, dir.path().to_owned());
     config.cluster_secrets = vec![Secret::new("the cluster's secret")];
     config.limits.wait_timeout = Duration::from_millis(400);
-    config.limits.ack_timeout = Duration::from_millis(400);
-    config.limits.statement_timeout = Duration::from_millis(200);
+    config.limits.ack_timeout = Duration::from_millis(600);
+    config.limits.statement_timeout = Duration::from_millis(300);
     set(&mut config);
 
     let (view, seen_view) = watch::channel(Arc::new(View::default()));

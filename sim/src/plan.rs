@@ -456,7 +456,6 @@ impl Plan {
             }
             FaultKind::Quarantine => Fault::Quarantine { target },
             FaultKind::ApplyHalt => Fault::ApplyHalt { target, ms },
-            FaultKind::Move => Fault::Move { host, down_ms: ms, ordered: prng.chance(500) },
             // Shorter than the silence after which it would be admitted.
             FaultKind::Twin => Fault::Twin { host, ms: prng.within(lease / 4..=lease / 2) },
         }
@@ -491,13 +490,13 @@ enum FaultKind {
     RestartRest,
     Quarantine,
     ApplyHalt,
-    Move,
     Twin,
 }
 
-/// What seeds draw from. [`Fault::Damage`] and [`Fault::TailLoss`] are for plans
-/// that name them: the README says what they still find.
-const ALL_KINDS: [FaultKind; 24] = [
+/// What seeds draw from. [`Fault::Damage`], [`Fault::TailLoss`] and
+/// [`Fault::Move`] are for plans that name them: the README says what they still
+/// find.
+const ALL_KINDS: [FaultKind; 23] = [
     FaultKind::Partition,
     FaultKind::Isolate,
     FaultKind::OneWay,
@@ -520,7 +519,6 @@ const ALL_KINDS: [FaultKind; 24] = [
     FaultKind::RestartRest,
     FaultKind::Quarantine,
     FaultKind::ApplyHalt,
-    FaultKind::Move,
     FaultKind::Twin,
 ];
 

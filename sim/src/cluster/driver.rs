@@ -149,7 +149,8 @@ impl Cluster {
         let data = &self.hosts[source].disk.data;
         // A copy's hash is compared with what its rows say: a damaged one is
         // refused by whoever receives it.
-        (up && reachable && !data.damaged && data.applied.seq >= at_least.seq && data.membership.is_some()).then(|| data.clone())
+        (up && reachable && !data.damaged && data.applied.seq >= at_least.seq && data.membership.is_some())
+            .then(|| data.clone())
     }
 
     /// A snapshot is in place and durable.

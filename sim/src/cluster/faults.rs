@@ -108,9 +108,10 @@ impl Cluster {
             Fault::AddMember { host, learner } => {
                 // To add a member under an address that it has moved to is to
                 // make two of one: its address is to be set instead.
-                let elsewhere = self.membership.as_ref().is_some_and(|(_, m)| {
-                    m.get(&self.hosts[host].id).is_some_and(|m| m.url != self.hosts[host].url)
-                });
+                let elsewhere = self
+                    .membership
+                    .as_ref()
+                    .is_some_and(|(_, m)| m.get(&self.hosts[host].id).is_some_and(|m| m.url != self.hosts[host].url));
                 if self.membership.is_some() && !self.wiped_just_now() && !elsewhere {
                     let role = match (learner, self.hosts[host].config.witness) {
                         (_, true) => Role::Witness,

@@ -364,7 +364,9 @@ impl Cluster {
                 return Err(self
                     .failure("equal data is never called different", format!("contents are said to differ at {at}")));
             }
-            NodeEvent::DuplicateId { id } if self.hosts.get(self.plan.hosts()).is_some_and(|t| t.used && t.id == *id) => {
+            NodeEvent::DuplicateId { id }
+                if self.hosts.get(self.plan.hosts()).is_some_and(|t| t.used && t.id == *id) =>
+            {
                 self.counts.add("twin_noticed");
             }
             NodeEvent::DuplicateId { id } => {

@@ -6,6 +6,7 @@
 
 mod driver;
 mod faults;
+mod harm;
 mod outputs;
 
 use crate::clock::{Clock, TrueTime};
@@ -22,11 +23,11 @@ use base_ha_core::entry::Entry;
 use base_ha_core::ids::{BootNonce, Incarnation, NodeId, Seq, Url};
 use base_ha_core::io::{Boot, CallId, Input, Output, Pin, ProposalId, Route, StoreHealth};
 use base_ha_core::member::Membership;
-use base_ha_core::message::Message;
+use base_ha_core::message::{Envelope, Message};
 use base_ha_core::node::Node;
 use base_ha_core::position::Position;
 use base_ha_core::wire::decode_frame;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,6 +61,10 @@ pub(crate) enum Event {
     Start { host: usize },
     /// A full disk has room again.
     DiskWell { host: usize },
+    /// A store that could not apply can again.
+    ApplyWell { host: usize, boot: u64 },
+    /// Two machines of one name have run long enough.
+    TwinDue,
     /// A graceful stop must be over.
     StopDue { host: usize, boot: u64 },
 }
@@ -89,6 +94,14 @@ pub(crate) struct Process {
     orders: BTreeMap<CallId, &'static str>,
     fetching: bool,
     pub(crate) stopping: bool,
+    /// It became writer and has not stepped down.
+    writing: bool,
+    /// The furthest commit index that a writer has proven to it.
+    told: Seq,
+    /// Its store cannot apply at present.
+    halted: bool,
+    /// Its store distrusts its own data.
+    quarantined: bool,
     /// When the disk will have done all it was asked for.
     disk_busy_until: TrueTime,
 }
@@ -118,6 +131,12 @@ pub(crate) struct Host {
     /// It dies when its next record is between request and fsync.
     armed: Option<(bool, u64)>,
     disk_full: bool,
+    /// The incarnation that lost its log's tail.
+    amnesiac: Option<Incarnation>,
+    /// How often it was moved.
+    moves: u64,
+    /// It is switched off for good.
+    pub(crate) retired: bool,
     /// After a graceful stop it starts again so much later.
     restart_ms: u64,
 }
@@ -144,6 +163,8 @@ pub(crate) struct Cluster {
     pub(crate) last_writer: Option<Incarnation>,
     /// The latest committed membership.
     pub(crate) membership: Option<(Seq, Arc<Membership>)>,
+    /// Whose data was damaged at some time.
+    harmed: BTreeSet<NodeId>,
     /// When a disk was lost last.
     wiped_at: Option<TrueTime>,
     /// Answer routes: the machine and process at the other end.
@@ -158,10 +179,13 @@ impl Cluster {
         let url_of = |n: usize| Url::new(&format!("http://n{n}:1"));
         let seats: Vec<Url> = (0..plan.seats).map(url_of).collect();
         let heartbeat = Duration::from_millis(plan.heartbeat_ms);
-        let hosts = (0..plan.hosts())
-            .map(|n| {
+        let hosts: Vec<Host> = (0..plan.hosts())
+            .map(|n| (n, url_of(n)))
+            // The twin's machine stands elsewhere and has its original's settings.
+            .chain(plan.twin().map(|n| (n, Url::new("http://twin:1"))))
+            .map(|(n, url)| {
                 let id = NodeId::new(&format!("n{n}")).expect("a legal name");
-                let mut config = Config::new(id.clone(), url_of(n), seats.clone());
+                let mut config = Config::new(id.clone(), url.clone(), seats.clone());
                 config.heartbeat = heartbeat;
                 config.lease = heartbeat * 3;
                 config.clock_rate_ppm = plan.rho_ppm;
@@ -172,7 +196,7 @@ impl Cluster {
                 let clock = &plan.clocks[n];
                 Host {
                     id,
-                    url: url_of(n),
+                    url,
                     config,
                     clock: Clock::new(clock.mono_ms * 1_000_000, clock.rate_ppm, clock.wall_ms),
                     disk: Disk::default(),
@@ -183,6 +207,9 @@ impl Cluster {
                     starting: false,
                     armed: None,
                     disk_full: false,
+                    amnesiac: None,
+                    moves: 0,
+                    retired: false,
                     restart_ms: 0,
                 }
             })
@@ -192,8 +219,8 @@ impl Cluster {
             now: TrueTime(0),
             queue: BTreeMap::new(),
             next_event: 0,
+            net: Network::new(plan.net.clone(), hosts.len(), prng("net")),
             hosts,
-            net: Network::new(plan.net.clone(), plan.hosts(), prng("net")),
             oracles: Oracles::default(),
             counts: Counts::default(),
             trace: Trace::new(mode),
@@ -206,6 +233,7 @@ impl Cluster {
             healed: false,
             last_writer: None,
             membership: None,
+            harmed: BTreeSet::new(),
             wiped_at: None,
             conns: Vec::new(),
             conn_of: BTreeMap::new(),
@@ -288,6 +316,11 @@ impl Cluster {
                 self.hosts[host].disk_full = false;
                 self.give_now(host, Input::Health(StoreHealth::Well))
             }
+            Event::ApplyWell { host, boot } => self.apply_well(host, boot),
+            Event::TwinDue => {
+                self.twin_due();
+                Ok(())
+            }
             Event::StopDue { host, boot } => match self.process_of(host, boot) {
                 Some(process) if process.stopping && !process.paused => {
                     Err(self.failure("L1 a graceful stop ends", format!("host {host} is still stopping")))
@@ -333,6 +366,10 @@ impl Cluster {
         };
         self.steps += 1;
         self.trace.line(at, &machine.id, format_args!("<- {input:?}"));
+        if let Input::Received { envelope: Envelope { message: Message::Append(append), .. }, .. } = &input {
+            let reach = Seq(append.prev.seq.0 + append.entries.len() as u64);
+            process.told = process.told.max(append.commit.min(reach));
+        }
         let mut out = std::mem::take(&mut self.out);
         process.node.step(now, input, &mut out);
         process.node.check();
@@ -430,6 +467,12 @@ impl Cluster {
         if self.process_of(host, boot).is_none() {
             return Ok(());
         }
+        let paused = self.process_of(host, boot).is_some_and(|p| p.paused);
+        if paused && self.hosts[host].disk.installs_next() {
+            // The process itself puts it in place.
+            self.at(self.now.plus_ms(5), Event::DiskDone { host, boot });
+            return Ok(());
+        }
         let op = self.hosts[host].disk.complete().expect("each completion has its request");
         match op {
             DiskOp::Record { id, .. } => self.give(host, boot, Input::Persisted { id }),
@@ -470,7 +513,7 @@ impl Cluster {
     fn start(&mut self, host: usize) -> Result<(), Failure> {
         let machine = &mut self.hosts[host];
         machine.starting = false;
-        if machine.process.is_some() {
+        if machine.process.is_some() || machine.retired {
             return Ok(());
         }
         machine.boots += 1;
@@ -507,6 +550,10 @@ impl Cluster {
             orders: BTreeMap::new(),
             fetching: false,
             stopping: false,
+            writing: false,
+            told: ordered,
+            halted: false,
+            quarantined: false,
             disk_busy_until: self.now,
         });
         let full = machine.disk_full;

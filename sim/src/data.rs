@@ -24,6 +24,8 @@ pub struct Data {
     pub membership: Option<(Seq, Arc<Membership>)>,
     /// The highest stamp applied.
     pub hlc: Hlc,
+    /// It holds something else than the log says; only the simulator knows.
+    pub damaged: bool,
 }
 
 impl Data {
@@ -50,6 +52,12 @@ impl Data {
         }
         self.hlc = self.hlc.max(entry.hlc);
         self.applied = entry.position();
+    }
+
+    /// Silently changes what it holds.
+    pub fn damage(&mut self) {
+        self.content = ContentHash(!self.content.0);
+        self.damaged = true;
     }
 
     fn fold(&mut self, row: &[Value]) {

@@ -154,6 +154,11 @@ impl Disk {
         Some(op)
     }
 
+    /// Whether the oldest thing under way is a snapshot.
+    pub fn installs_next(&self) -> bool {
+        matches!(self.pending.front(), Some(DiskOp::Install { .. }))
+    }
+
     /// How much is under way.
     pub fn pending(&self) -> usize {
         self.pending.len()
@@ -210,6 +215,16 @@ impl Disk {
         if let Some(data) = self.commits.last() {
             self.data = data.clone();
         }
+    }
+
+    /// The log lost its tail: at least what makes the high-water mark or
+    /// `data.db` tell of it, and up to all of it.
+    pub fn lose_tail(&mut self, share_pm: u32) {
+        let told = self.hard.high_water.seq.max(self.data.applied.seq).min(self.log.last().seq.next());
+        let span = told.0.saturating_sub(self.log.base.seq.0 + 1);
+        let keep = self.log.base.seq.0 + span * u64::from(1000 - share_pm.min(1000)) / 1000;
+        self.log.keep(Seq(keep));
+        self.seen = self.log.clone();
     }
 
     /// How many commits of `data.db` a power cut could take.

@@ -124,9 +124,12 @@ fn unsettled(cluster: &Cluster) -> Option<String> {
         let Some((id, incarnation)) = &member.identity else {
             return Some(format!("the seat {} was never heard", member.url));
         };
-        let Some(other) = cluster.hosts.iter().find(|h| h.id == *id) else {
+        let Some(other) = cluster.host_named(id, *incarnation).map(|host| &cluster.hosts[host]) else {
             return Some(format!("member {id} has no machine"));
         };
+        if member.url != other.url {
+            return Some(format!("{id} is said to be at {}, it is at {}", member.url, other.url));
+        }
         let Some(theirs) = &other.process else {
             return Some(format!("{id} is down"));
         };
@@ -166,8 +169,8 @@ fn behind(cluster: &Cluster) -> Option<String> {
         ));
     }
     for member in &status.membership.members {
-        let id = member.id()?;
-        let other = cluster.hosts.iter().find(|h| h.id == *id)?;
+        let (id, incarnation) = member.identity.as_ref()?;
+        let other = &cluster.hosts[cluster.host_named(id, *incarnation)?];
         if other.disk.log.last() != writer.disk.log.last() {
             return Some(format!("the log of {id} ends at {}", other.disk.log.last().seq));
         }

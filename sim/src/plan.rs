@@ -105,6 +105,8 @@ pub struct WorkloadPlan {
     pub read_pm: u32,
     /// The most requests in one group.
     pub group_max: u64,
+    /// Rows are up to so many bytes heavier than they need be.
+    pub row_bytes_max: u64,
     /// The longest execution between permit and proposal, in microseconds.
     pub execute_us_max: u64,
     /// How often a node checks whether its log may be trimmed, in milliseconds;
@@ -257,6 +259,57 @@ pub enum Fault {
         /// Which.
         host: usize,
     },
+    /// The writer is cut off, and everybody else starts anew at that moment:
+    /// what they promised is in no process's memory any more.
+    RestartRest {
+        /// For how long the writer is cut off.
+        ms: u64,
+        /// For how long the others are down.
+        down_ms: u64,
+    },
+    /// `data.db` of one machine silently holds something else than it should.
+    Damage {
+        /// Whose.
+        target: Target,
+    },
+    /// The store finds something wrong with its own data.
+    Quarantine {
+        /// Whose.
+        target: Target,
+    },
+    /// The store cannot apply what comes next, for a while.
+    ApplyHalt {
+        /// Whose.
+        target: Target,
+        /// For how long.
+        ms: u64,
+    },
+    /// The log comes back without its tail, which the high-water mark or
+    /// `data.db` still tells of.
+    TailLoss {
+        /// Whose.
+        target: Target,
+        /// For how long it is away.
+        down_ms: u64,
+        /// How much of what may go goes, in 1/1000.
+        share_pm: u32,
+    },
+    /// The machine comes back at another address.
+    Move {
+        /// Which.
+        host: usize,
+        /// For how long it is away.
+        down_ms: u64,
+        /// An administrator says so to the writer; otherwise it is found out.
+        ordered: bool,
+    },
+    /// Another machine, with an empty disk, is started under this one's name.
+    Twin {
+        /// Whose.
+        host: usize,
+        /// For how long.
+        ms: u64,
+    },
 }
 
 impl Plan {
@@ -313,6 +366,7 @@ impl Plan {
                 every_us: work.within(10_000..=200_000),
                 read_pm: work.within(50..=400) as u32,
                 group_max: work.within(1..=4),
+                row_bytes_max: if swarm.chance(100) { work.within(50_000..=400_000) } else { 0 },
                 execute_us_max: work.within(10..=5000),
                 trim_every_ms: if swarm.chance(400) { work.within(300..=3000) } else { 0 },
             },
@@ -326,6 +380,14 @@ impl Plan {
     /// How many machines there are.
     pub fn hosts(&self) -> usize {
         self.seats + self.spares
+    }
+
+    /// Whose name a second machine bears, if a fault ever starts it.
+    pub fn twin(&self) -> Option<usize> {
+        self.faults.iter().find_map(|fault| match fault.fault {
+            Fault::Twin { host, .. } if self.seats > 2 => Some(host),
+            _ => None,
+        })
     }
 
     /// How long the nodes are told that a lease lasts, in milliseconds.
@@ -389,6 +451,13 @@ impl Plan {
             FaultKind::StepDown => Fault::StepDown,
             FaultKind::AddMember => Fault::AddMember { host: hosts - 1, learner: prng.chance(300) },
             FaultKind::RemoveMember => Fault::RemoveMember { host },
+            FaultKind::RestartRest => {
+                Fault::RestartRest { ms: ms.max(lease), down_ms: prng.within(1..=self.heartbeat_ms / 4) }
+            }
+            FaultKind::Quarantine => Fault::Quarantine { target },
+            FaultKind::ApplyHalt => Fault::ApplyHalt { target, ms },
+            // Shorter than the silence after which it would be admitted.
+            FaultKind::Twin => Fault::Twin { host, ms: prng.within(lease / 4..=lease / 2) },
         }
     }
 }
@@ -418,9 +487,16 @@ enum FaultKind {
     StepDown,
     AddMember,
     RemoveMember,
+    RestartRest,
+    Quarantine,
+    ApplyHalt,
+    Twin,
 }
 
-const ALL_KINDS: [FaultKind; 19] = [
+/// What seeds draw from. [`Fault::Damage`], [`Fault::TailLoss`] and
+/// [`Fault::Move`] are for plans that name them: the README says what they still
+/// find.
+const ALL_KINDS: [FaultKind; 23] = [
     FaultKind::Partition,
     FaultKind::Isolate,
     FaultKind::OneWay,
@@ -440,6 +516,10 @@ const ALL_KINDS: [FaultKind; 19] = [
     FaultKind::StepDown,
     FaultKind::AddMember,
     FaultKind::RemoveMember,
+    FaultKind::RestartRest,
+    FaultKind::Quarantine,
+    FaultKind::ApplyHalt,
+    FaultKind::Twin,
 ];
 
 #[cfg(test)]

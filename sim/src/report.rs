@@ -49,6 +49,7 @@ impl Counts {
 pub const REQUIRED: &[&str] = &[
     "admin_done",
     "ack",
+    "apply_halted",
     "clock_rate_outside_bound",
     "clock_rate_within_bound",
     "crash_power",
@@ -76,9 +77,12 @@ pub const REQUIRED: &[&str] = &[
     "pause_writer_beyond_lease",
     "read_linearizable",
     "read_local_current",
+    "rest_restarted_beside_writer",
     "shutdown_graceful",
     "snapshot_installed",
+    "store_quarantined",
     "transfer_done",
+    "twin_noticed",
     "wall_jump",
     "writer_isolated",
 ];

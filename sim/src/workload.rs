@@ -23,6 +23,8 @@ pub(crate) struct Workload {
     next_proposal: ProposalId,
     next_call: CallId,
     silent: bool,
+    /// What makes rows heavy.
+    ballast: Vec<u8>,
 }
 
 impl Workload {
@@ -34,7 +36,7 @@ impl Workload {
             capture: ChangeSetWriter::new(),
             shape: TableShape {
                 name: "t".into(),
-                columns: vec!["serial".into(), "noise".into()],
+                columns: vec!["serial".into(), "noise".into(), "ballast".into()],
                 key: vec![0],
                 has_rowid: true,
             },
@@ -42,6 +44,7 @@ impl Workload {
             next_proposal: 0,
             next_call: 0,
             silent: false,
+            ballast: Vec::new(),
         }
     }
 
@@ -61,7 +64,9 @@ impl Workload {
                 let serial = self.next_request as i64;
                 let noise = self.prng.bits() as i64;
                 let table = self.capture.table(1, &self.shape);
-                let row = [ValueRef::Integer(serial), ValueRef::Integer(noise)];
+                let weight = self.prng.within(0..=self.plan.row_bytes_max) as usize;
+                self.ballast.resize(weight, 0);
+                let row = [ValueRef::Integer(serial), ValueRef::Integer(noise), ValueRef::Blob(&self.ballast)];
                 self.capture.push_insert(table, serial, row);
                 self.capture
                     .finish(RequestId(u128::from(self.next_request)), Hlc::default(), "main")

@@ -15,7 +15,7 @@ impl Cluster {
     pub(super) fn apply_next(&mut self, host: usize, boot: u64) -> Result<(), Failure> {
         match self.process_of(host, boot) {
             None => return Ok(()),
-            Some(process) if process.paused => {
+            Some(process) if process.paused || process.halted => {
                 // The store's thread stands still with the others.
                 self.at(self.now.plus_ms(5), Event::ApplyNext { host, boot });
                 return Ok(());
@@ -33,8 +33,10 @@ impl Cluster {
             self.verdict("O5 applied once and in order", verdict)?;
             let machine = &mut self.hosts[host];
             machine.disk.apply(&entry);
-            let verdict = self.oracles.content.reached(entry.seq, machine.disk.data.content);
-            self.verdict("O6 equal positions, equal content", verdict)?;
+            if !machine.disk.data.damaged {
+                let verdict = self.oracles.content.reached(entry.seq, machine.disk.data.content);
+                self.verdict("O6 equal positions, equal content", verdict)?;
+            }
             self.commit_group(host, &entry.position());
         }
         let machine = &mut self.hosts[host];
@@ -145,7 +147,10 @@ impl Cluster {
         let up = self.hosts[source].process.as_ref().is_some_and(|p| !p.paused);
         let reachable = self.net.passes(host, source) && self.net.passes(source, host);
         let data = &self.hosts[source].disk.data;
-        (up && reachable && data.applied.seq >= at_least.seq && data.membership.is_some()).then(|| data.clone())
+        // A copy's hash is compared with what its rows say: a damaged one is
+        // refused by whoever receives it.
+        (up && reachable && !data.damaged && data.applied.seq >= at_least.seq && data.membership.is_some())
+            .then(|| data.clone())
     }
 
     /// A snapshot is in place and durable.
@@ -155,6 +160,9 @@ impl Cluster {
             return Ok(());
         };
         process.fetching = false;
+        process.quarantined = false;
+        process.halted = false;
+        process.told = process.told.max(data.applied.seq);
         process.queue.clear();
         process.ordered = data.applied.seq;
         let Some((_, membership)) = &data.membership else {

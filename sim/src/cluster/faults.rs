@@ -6,10 +6,9 @@
 use super::{Cluster, Event};
 use crate::plan::{Fault, Target};
 use crate::report::Failure;
-use base_ha_core::entry::EntryKind;
+use base_ha_core::ids::ClusterId;
 use base_ha_core::io::{AdminCommand, CallId, Input, MemberRef, StoreHealth};
 use base_ha_core::member::{Membership, Role};
-use base_ha_core::wire::decode_membership;
 
 impl Cluster {
     /// A fault of the plan happens.
@@ -107,7 +106,13 @@ impl Cluster {
             }
             Fault::StepDown => self.order("step_down_done", AdminCommand::StepDown)?,
             Fault::AddMember { host, learner } => {
-                if self.membership.is_some() && !self.wiped_just_now() {
+                // To add a member under an address that it has moved to is to
+                // make two of one: its address is to be set instead.
+                let elsewhere = self
+                    .membership
+                    .as_ref()
+                    .is_some_and(|(_, m)| m.get(&self.hosts[host].id).is_some_and(|m| m.url != self.hosts[host].url));
+                if self.membership.is_some() && !self.wiped_just_now() && !elsewhere {
                     let role = match (learner, self.hosts[host].config.witness) {
                         (_, true) => Role::Witness,
                         (true, false) => Role::Learner,
@@ -120,7 +125,14 @@ impl Cluster {
                     self.order("member_added", AdminCommand::AddMember { url, role })?;
                 }
             }
-            Fault::RemoveMember { .. } if self.wiped_just_now() => {
+            Fault::RestartRest { ms, down_ms } => self.restart_rest(ms, down_ms),
+            Fault::Damage { target } => self.damage(target),
+            Fault::Quarantine { target } => self.quarantine(target)?,
+            Fault::ApplyHalt { target, ms } => self.halt_apply(target, ms)?,
+            Fault::TailLoss { target, down_ms, share_pm } => self.lose_tail(target, down_ms, share_pm),
+            Fault::Move { host, down_ms, ordered } => self.relocate(host, down_ms, ordered)?,
+            Fault::Twin { ms, .. } => self.start_twin(ms),
+            Fault::RemoveMember { .. } if self.wiped_just_now() || self.any_ill() => {
                 self.counts.add("member_order_forgone");
             }
             Fault::RemoveMember { host } => {
@@ -138,12 +150,12 @@ impl Cluster {
         }
     }
 
-    fn resolve_running(&self, target: Target) -> Option<usize> {
+    pub(super) fn resolve_running(&self, target: Target) -> Option<usize> {
         self.resolve(target).filter(|host| self.hosts[*host].process.is_some())
     }
 
     /// Cuts every directed link that `which` names, for so long.
-    fn cut(&mut self, ms: u64, which: impl Fn(usize, usize) -> bool) {
+    pub(super) fn cut(&mut self, ms: u64, which: impl Fn(usize, usize) -> bool) {
         let hosts = self.hosts.len();
         let mut links = Vec::new();
         for from in 0..hosts {
@@ -234,28 +246,36 @@ impl Cluster {
 
     /// Whether every membership that may be in force keeps a quorum of intact
     /// disks without this one.
-    fn can_lose(&self, host: usize) -> bool {
-        let Some((committed, membership)) = &self.membership else {
+    pub(super) fn can_lose(&self, host: usize) -> bool {
+        let Some((_, membership)) = &self.membership else {
             return false;
         };
+        // Seats that know of no cluster found one as soon as they are a
+        // majority: those that know must be more than the rest can outvote.
+        let seats = self.plan.seats;
+        let born = (0..seats).filter(|seat| *seat != host && self.hosts[*seat].disk.hard.cluster != ClusterId::NONE);
+        let refounded = seats - born.count() > seats / 2 && host < seats;
+        // Beside damaged data there may be no majority left to tell.
+        if refounded || self.any_ill() {
+            return false;
+        }
         let intact = |membership: &Membership| {
             let left = membership
                 .voters()
                 .filter_map(|m| m.identity.as_ref())
                 .filter(|(id, incarnation)| {
                     self.hosts.iter().enumerate().any(|(other, machine)| {
-                        other != host && machine.id == *id && machine.disk.hard.incarnation == *incarnation
+                        other != host
+                            && machine.id == *id
+                            && machine.disk.hard.incarnation == *incarnation
+                            && machine.amnesiac != Some(*incarnation)
+                            && !machine.retired
                     })
                 })
                 .count();
             left >= membership.quorum()
         };
-        let under_way = self.hosts.iter().flat_map(|h| h.disk.seen.entries.iter());
-        intact(membership)
-            && under_way
-                .filter(|e| e.kind == EntryKind::Config && e.seq > *committed)
-                .filter_map(|e| decode_membership(e.payload.clone()).ok())
-                .all(|m| intact(&m))
+        intact(membership) && self.membership_under_way().iter().all(intact)
     }
 
     /// Starts a graceful stop; the machine starts again later.
@@ -274,7 +294,7 @@ impl Cluster {
     }
 
     /// An administrator turns to the writer, if there is one.
-    fn order(&mut self, counted: &'static str, command: AdminCommand) -> Result<(), Failure> {
+    pub(super) fn order(&mut self, counted: &'static str, command: AdminCommand) -> Result<(), Failure> {
         let Some(host) = self.writer() else {
             return Ok(());
         };
@@ -290,6 +310,10 @@ impl Cluster {
         self.healed = true;
         self.trace.line(self.now, &"", format_args!("!! heal"));
         self.net.heal();
+        let twin = self.plan.hosts();
+        if self.hosts.get(twin).is_some_and(|h| h.used) && !self.hosts.iter().any(|h| h.retired) {
+            self.twin_due();
+        }
         self.plan.disk.stall_pm = 0;
         for host in 0..self.hosts.len() {
             let machine = &mut self.hosts[host];
@@ -297,11 +321,14 @@ impl Cluster {
             machine.clock.set_wall_right();
             machine.armed = None;
             machine.disk_full = false;
+            if let Some(process) = &mut machine.process {
+                process.halted = false;
+            }
             let boot = machine.process.as_ref().map(|p| (p.boot, p.paused));
             match boot {
                 Some((boot, true)) => self.resume(host, boot)?,
                 Some((_, false)) => self.schedule_wake(host),
-                None if machine.used => {
+                None if machine.used && !machine.retired => {
                     // Whatever start is in the queue comes too late.
                     machine.starting = false;
                     self.schedule_start(host, 10);

@@ -259,6 +259,12 @@ impl Cluster {
                 }
             }
         }
+        if !process.writing && through > process.told {
+            return complain(format!(
+                "host {host}: {through} is applied, its writers have proven {} to be committed",
+                process.told
+            ));
+        }
         self.check_commit(host, &entries[entries.len() - 1])?;
         for entry in &entries {
             let news = self.oracles.prefix.committed(entry);
@@ -275,6 +281,7 @@ impl Cluster {
             return Ok(());
         };
         process.ordered = through;
+        process.told = process.told.max(through);
         process.queue.extend(entries);
         if !process.applying {
             process.applying = true;
@@ -296,11 +303,11 @@ impl Cluster {
         }
         let voters = status.membership.voters().filter_map(|m| m.identity.as_ref());
         let disks = voters.filter_map(|(id, incarnation)| {
-            let owner = self.hosts.iter().find(|h| h.id == *id)?;
-            std::iter::once(&owner.disk)
-                .chain(&owner.graveyard)
-                .find(|disk| disk.hard.incarnation == *incarnation)
+            (self.hosts.iter().filter(|h| h.id == *id))
+                .flat_map(|owner| std::iter::once(&owner.disk).chain(&owner.graveyard))
+                .filter(|disk| disk.hard.incarnation == *incarnation)
                 .map(|disk| &disk.log)
+                .max_by_key(|log| log.last().seq)
         });
         self.verdict(
             "O8 a commit is on a quorum of disks",
@@ -326,8 +333,16 @@ impl Cluster {
                     self.counts.add("failover");
                 }
                 self.last_writer = Some(who);
+                if let Some(process) = &mut self.hosts[host].process {
+                    process.writing = true;
+                }
             }
-            NodeEvent::SteppedDown { .. } => self.counts.add("stepped_down"),
+            NodeEvent::SteppedDown { .. } => {
+                self.counts.add("stepped_down");
+                if let Some(process) = &mut self.hosts[host].process {
+                    process.writing = false;
+                }
+            }
             NodeEvent::FrameRefused { .. } => self.counts.add("frame_refused_by_node"),
             NodeEvent::SnapshotNeeded { .. } => self.counts.add("snapshot_needed"),
             NodeEvent::TransferFailed { .. } => self.counts.add("transfer_failed"),
@@ -336,18 +351,35 @@ impl Cluster {
             NodeEvent::Joined { .. } => self.counts.add("joined"),
             NodeEvent::MembershipChanged { .. } => self.counts.add("membership_changed"),
             NodeEvent::Diverged { node, at } => {
-                // No disk here changes bytes by itself: a node that is accused
-                // is accused wrongly.
-                return Err(
-                    self.failure("equal data is never called different", format!("{node} is said to differ at {at}"))
-                );
+                if !self.harmed.contains(node) {
+                    return Err(self
+                        .failure("equal data is never called different", format!("{node} is said to differ at {at}")));
+                }
+                self.counts.add("damage_noticed");
+            }
+            NodeEvent::DivergedWithoutMajority { .. } if !self.harmed.is_empty() => {
+                self.counts.add("damage_noticed_without_majority");
             }
             NodeEvent::DivergedWithoutMajority { at } => {
                 return Err(self
                     .failure("equal data is never called different", format!("contents are said to differ at {at}")));
             }
+            NodeEvent::DuplicateId { id }
+                if self.hosts.get(self.plan.hosts()).is_some_and(|t| t.used && t.id == *id) =>
+            {
+                self.counts.add("twin_noticed");
+            }
             NodeEvent::DuplicateId { id } => {
                 return Err(self.failure("one process is never taken for two", format!("{id} is said to run twice")));
+            }
+            // Until its log has come as far as its data it is found out again
+            // at each start.
+            NodeEvent::Amnesia { .. }
+                if machine.amnesiac == Some(machine.disk.hard.incarnation)
+                    || machine.amnesiac.is_some() && machine.disk.log.last().seq < machine.disk.data.applied.seq =>
+            {
+                self.hosts[host].amnesiac = Some(self.hosts[host].disk.hard.incarnation);
+                self.counts.add("amnesia_noticed");
             }
             NodeEvent::Amnesia { .. } => {
                 return Err(self

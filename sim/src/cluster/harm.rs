@@ -1,0 +1,217 @@
+//! Harm that outlives its moment: damaged data, a log without its tail, a new
+//! address, a second process under one name.
+//!
+//! Decides what each does to a machine, and forgoes what no cluster could
+//! survive: one machine's data is damaged at a time and only beside a healthy
+//! majority, and a log loses its tail only where a whole disk could be lost.
+
+use super::{Cluster, Event};
+use crate::plan::Target;
+use crate::report::Failure;
+use base_ha_core::entry::EntryKind;
+use base_ha_core::ids::{ClusterId, Incarnation, NodeId, Seq, Url};
+use base_ha_core::io::{AdminCommand, Input, StoreHealth};
+use base_ha_core::member::{Membership, Role};
+use base_ha_core::wire::decode_membership;
+
+impl Cluster {
+    /// The writer is cut off and everybody else starts anew.
+    pub(super) fn restart_rest(&mut self, ms: u64, down_ms: u64) {
+        let Some(writer) = self.writer().filter(|_| self.hosts.len() > 1) else {
+            return;
+        };
+        self.cut(ms, |a, b| (a == writer) != (b == writer));
+        self.counts.add("rest_restarted_beside_writer");
+        for host in (0..self.hosts.len()).filter(|host| *host != writer) {
+            if self.hosts[host].process.is_some() {
+                self.crash(host, false, down_ms);
+            }
+        }
+    }
+
+    /// Somebody's data is damaged, or known to be unusable.
+    pub(super) fn any_ill(&self) -> bool {
+        self.hosts.iter().any(|h| h.disk.data.damaged || h.process.as_ref().is_some_and(|p| p.quarantined))
+    }
+
+    /// The machine, if the data of all others could restore its own: `healthy`
+    /// voters that store data must be there beside it.
+    fn may_fall_ill(&self, target: Target, healthy: usize) -> Option<usize> {
+        let host = self.resolve_running(target)?;
+        let (_, membership) = self.membership.as_ref()?;
+        let beside = (membership.members.iter())
+            .filter(|m| m.role == Role::Voter && m.id().is_some_and(|id| *id != self.hosts[host].id))
+            .count();
+        // A voter with a new disk has nothing to compare yet.
+        let whole = membership.members.iter().all(|m| {
+            m.identity.as_ref().and_then(|(id, n)| self.host_named(id, *n).map(|host| (host, n))).is_some_and(
+                |(host, n)| {
+                    let disk = &self.hosts[host].disk;
+                    disk.hard.incarnation == *n && (m.role != Role::Voter || disk.data.membership.is_some())
+                },
+            )
+        });
+        let fits = beside >= healthy
+            && whole
+            && !self.hosts[host].config.witness
+            && !self.any_ill()
+            && self.membership_under_way().is_empty()
+            && self.hosts[host].disk.data.membership.is_some();
+        fits.then_some(host)
+    }
+
+    /// `data.db` changes by itself. Two healthy voters are a majority of three,
+    /// and whoever else votes is healthy too.
+    pub(super) fn damage(&mut self, target: Target) {
+        let Some(host) = self.may_fall_ill(target, 2) else {
+            self.counts.add("harm_forgone");
+            return;
+        };
+        self.hosts[host].disk.data.damage();
+        self.harmed.insert(self.hosts[host].id.clone());
+        self.counts.add("data_damaged");
+    }
+
+    /// The store's own check fails.
+    pub(super) fn quarantine(&mut self, target: Target) -> Result<(), Failure> {
+        let Some(host) = self.may_fall_ill(target, 1) else {
+            self.counts.add("harm_forgone");
+            return Ok(());
+        };
+        if let Some(process) = &mut self.hosts[host].process {
+            process.quarantined = true;
+        }
+        self.counts.add("store_quarantined");
+        self.give_now(host, Input::Health(StoreHealth::Quarantined))
+    }
+
+    /// The store cannot apply the next entry.
+    pub(super) fn halt_apply(&mut self, target: Target, ms: u64) -> Result<(), Failure> {
+        let Some(host) = self.resolve_running(target) else {
+            return Ok(());
+        };
+        let at = self.hosts[host].disk.data.applied.seq.next();
+        let Some(process) = self.hosts[host].process.as_mut().filter(|p| !p.halted) else {
+            return Ok(());
+        };
+        process.halted = true;
+        let boot = process.boot;
+        self.counts.add("apply_halted");
+        self.at(self.now.plus_ms(ms), Event::ApplyWell { host, boot });
+        self.give_now(host, Input::Health(StoreHealth::ApplyHalted { at }))
+    }
+
+    /// The store can apply again.
+    pub(super) fn apply_well(&mut self, host: usize, boot: u64) -> Result<(), Failure> {
+        let full = self.hosts[host].disk_full;
+        let Some(process) = self.hosts[host].process.as_mut().filter(|p| p.boot == boot) else {
+            return Ok(());
+        };
+        process.halted = false;
+        self.give(host, boot, Input::Health(StoreHealth::Well))?;
+        if full { self.give(host, boot, Input::Health(StoreHealth::Full)) } else { Ok(()) }
+    }
+
+    /// The log comes back without its tail: a bit flip in a write-ahead log
+    /// silently drops what follows it.
+    pub(super) fn lose_tail(&mut self, target: Target, down_ms: u64, share_pm: u32) {
+        let Some(host) = self.resolve_running(target) else {
+            return;
+        };
+        let disk = &self.hosts[host].disk;
+        let noticed = disk.log.base.seq < disk.hard.high_water.seq.max(disk.data.applied.seq);
+        if !noticed || !self.can_lose(host) {
+            self.counts.add("harm_forgone");
+            return;
+        }
+        self.stop(host, false);
+        let machine = &mut self.hosts[host];
+        machine.graveyard.push(machine.disk.clone());
+        machine.amnesiac = Some(machine.disk.hard.incarnation);
+        machine.disk.lose_tail(share_pm);
+        self.wiped_at = Some(self.now);
+        self.counts.add("log_tail_lost");
+        self.schedule_start(host, down_ms);
+    }
+
+    /// The machine is somewhere else from now on. One machine of a run moves:
+    /// two that do not know of each other's new address find each other only
+    /// when an administrator sets it.
+    pub(super) fn relocate(&mut self, host: usize, down_ms: u64, ordered: bool) -> Result<(), Failure> {
+        let seats = self.plan.seats;
+        let moved = self.hosts.iter().filter(|h| h.moves > 0).count();
+        let machine = &self.hosts[host];
+        let may = machine.moves > 0 || moved == 0;
+        // A seat that was never heard is known by its address alone.
+        let known = self.membership.as_ref().is_some_and(|(_, m)| m.get(&machine.id).is_some());
+        if !may || !known || machine.disk.hard.cluster == ClusterId::NONE || machine.process.is_none() || seats < 2 {
+            self.counts.add("harm_forgone");
+            return Ok(());
+        }
+        let id = machine.id.clone();
+        let url = Url::new(&format!("http://{id}:{}", machine.moves + 2));
+        self.stop(host, false);
+        let machine = &mut self.hosts[host];
+        machine.moves += 1;
+        machine.url = url.clone();
+        machine.config.url = url.clone();
+        self.schedule_start(host, down_ms);
+        self.counts.add("moved");
+        if ordered { self.order("url_set", AdminCommand::SetUrl { id, url }) } else { Ok(()) }
+    }
+
+    /// A second machine starts under a member's name, once in a run.
+    pub(super) fn start_twin(&mut self, ms: u64) {
+        let twin = self.plan.hosts();
+        let Some(id) = self.hosts.get(twin).filter(|h| !h.used).map(|h| h.id.clone()) else {
+            return;
+        };
+        // In a seat that nobody has taken yet the twin would be the first.
+        if self.membership.as_ref().is_none_or(|(_, m)| m.get(&id).is_none()) {
+            return;
+        }
+        self.counts.add("twin_started");
+        self.schedule_start(twin, 0);
+        self.at(self.now.plus_ms(ms), Event::TwinDue);
+    }
+
+    /// One of two of a name is switched off for good: the one that is not a
+    /// member. While a change is under way nobody can say which that is.
+    pub(super) fn twin_due(&mut self) {
+        let twin = self.plan.hosts();
+        if self.hosts.iter().any(|h| h.retired) {
+            return;
+        }
+        let Some(original) = (0..twin).find(|host| self.hosts[*host].id == self.hosts[twin].id) else {
+            return;
+        };
+        let under_way = self.membership_under_way();
+        let admitted = |m: &Membership| m.admits(&self.hosts[twin].id, self.hosts[twin].disk.hard.incarnation);
+        if !under_way.is_empty() && !self.healed {
+            self.at(self.now.plus_ms(200), Event::TwinDue);
+            return;
+        }
+        let won = self.membership.as_ref().is_some_and(|(_, m)| admitted(m));
+        let off = if won { original } else { twin };
+        self.counts.add(if won { "twin_admitted" } else { "twin_ended" });
+        self.stop(off, true);
+        self.hosts[off].retired = true;
+    }
+
+    /// Memberships in some log that are not known to be committed.
+    pub(super) fn membership_under_way(&self) -> Vec<Membership> {
+        let committed = self.membership.as_ref().map_or(Seq(0), |(seq, _)| *seq);
+        (self.hosts.iter().filter(|h| !h.retired))
+            .flat_map(|h| h.disk.seen.entries.iter().rev().take_while(move |e| e.seq > committed))
+            .filter(|e| e.kind == EntryKind::Config)
+            .filter_map(|e| decode_membership(e.payload.clone()).ok())
+            .collect()
+    }
+
+    /// The machine of a member: the one with that very disk, or else whoever
+    /// bears the name and is not switched off.
+    pub(crate) fn host_named(&self, id: &NodeId, incarnation: Incarnation) -> Option<usize> {
+        let of_name = || (0..self.hosts.len()).filter(|h| self.hosts[*h].id == *id && !self.hosts[*h].retired);
+        of_name().find(|h| self.hosts[*h].disk.hard.incarnation == incarnation).or_else(|| of_name().next())
+    }
+}

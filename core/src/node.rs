@@ -225,6 +225,10 @@ impl Node {
         node.memberships.retain(|(seq, _)| *seq <= last);
         node.settle_memberships();
         node.seat_self();
+        // Data that ends before the log begins, such as a data.db that was
+        // lost or put back from an old copy: no entry fills that gap, neither
+        // from here nor, since the log's end matches, from the writer.
+        node.health.quarantined = node.stores_data() && node.applied.seq < node.log.base().seq;
         if amnesia {
             out.push(Output::Event(Event::Amnesia { incarnation: node.hard.incarnation }));
         }

@@ -57,7 +57,9 @@ pub enum Input {
     Propose {
         /// Names the proposal.
         id: ProposalId,
-        /// Encoded change-sets, in order.
+        /// Encoded change-sets, in order. None asks whether this node holds
+        /// the pin now: what a group that changed nothing saw is current then,
+        /// and may be answered.
         payloads: Vec<Bytes>,
     },
     /// `data.db` durably-enough contains everything up to here (its own
@@ -119,7 +121,8 @@ pub enum Input {
 /// How the store fares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StoreHealth {
-    /// All is well.
+    /// There is room again. It does not end [`StoreHealth::ApplyHalted`] or
+    /// [`StoreHealth::Quarantined`]: only an installed snapshot does.
     Well,
     /// The disk is full: reads go on, a writer hands over.
     Full,

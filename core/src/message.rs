@@ -183,8 +183,13 @@ pub enum Refused {
     },
     /// The receiver's term is old.
     StaleTerm,
-    /// Two live processes claim the receiver's id.
+    /// Two live processes claim the receiver's id. It is said of one of them:
+    /// told late, it must not speak against a process that came after it.
     DuplicateId {
+        /// The process it is said of.
+        nonce: BootNonce,
+        /// That one's disk.
+        incarnation: Incarnation,
         /// The other one's incarnation.
         other: Incarnation,
     },

@@ -221,14 +221,20 @@ impl Node {
             next_load: 0,
             pin: Pin::default(),
         };
-        node.ordered = node.ordered.max(if node.stores_data() { Seq(0) } else { node.commit });
+        if node.stores_data() {
+            node.ordered = node.applied.seq;
+        }
         node.memberships.retain(|(seq, _)| *seq <= last);
+        // The founding entry may have reached the data before the hard state
+        // named the cluster: a node with committed entries is born.
+        node.settle_birth(out);
         node.settle_memberships();
         node.seat_self();
-        // Data that ends before the log begins, such as a data.db that was
-        // lost or put back from an old copy: no entry fills that gap, neither
-        // from here nor, since the log's end matches, from the writer.
-        node.health.quarantined = node.stores_data() && node.applied.seq < node.log.base().seq;
+        // The data ends before the log begins: what lies between is nowhere
+        // here, and only another copy of the data brings it back.
+        if node.stores_data() && node.applied.seq < node.log.base().seq {
+            node.health.quarantined = true;
+        }
         if amnesia {
             out.push(Output::Event(Event::Amnesia { incarnation: node.hard.incarnation }));
         }

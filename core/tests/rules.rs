@@ -218,6 +218,31 @@ fn duplicate_node_name_refused() {
     w.until("the name to be free", |w| w.status(0).unfit.is_none());
 }
 
+/// An accusation is of one process: told late, it says nothing of the one that
+/// came after it, nor of a name's new disk.
+#[test]
+fn a_late_accusation_does_not_stop_a_restarted_node() {
+    let mut w = World::born(3);
+    let cluster = w.status(1).cluster;
+    let late = accusation(&w, 1);
+    w.crash(1);
+    w.start(1);
+    w.until("it is back", |w| w.status(1).unfit.is_none());
+    let input = frame(&w, 0, cluster, 1, late);
+    w.at(1, input);
+    assert_eq!(w.status(1).unfit, None);
+    assert!(w.saw(1, |e| matches!(e, Event::FrameRefused { reason: FrameRefusal::OldProcess, .. })));
+    let Message::Refused(Refused::DuplicateId { nonce, other, .. }) = accusation(&w, 1) else { unreachable!() };
+    let of_another_disk = Message::Refused(Refused::DuplicateId { nonce, incarnation: Incarnation(7), other });
+    let input = frame(&w, 0, cluster, 1, of_another_disk);
+    w.at(1, input);
+    assert_eq!(w.status(1).unfit, None);
+    // Its own it takes to heart.
+    let input = frame(&w, 0, cluster, 1, accusation(&w, 1));
+    w.at(1, input);
+    assert_eq!(w.status(1).unfit, Some(Unfit::DuplicateId));
+}
+
 #[test]
 fn seats_that_differ_found_nothing() {
     let mut w = World::new(3);
@@ -256,6 +281,12 @@ fn frame(w: &World, from: usize, cluster: ClusterId, term: u64, message: Message
             message,
         },
     }
+}
+
+/// That another live process has this one's name.
+fn accusation(w: &World, of: usize) -> Message {
+    let Status { nonce, incarnation, .. } = w.status(of);
+    Message::Refused(Refused::DuplicateId { nonce, incarnation, other: Incarnation(1) })
 }
 
 fn append(prev: Position) -> Message {
@@ -426,7 +457,8 @@ fn nothing_bad_said_of_a_node_panics_it() {
         Message::Refused(Refused::Born { membership }),
         Message::Refused(Refused::NotAMember),
         Message::Refused(Refused::StaleTerm),
-        Message::Refused(Refused::DuplicateId { other: Incarnation(1) }),
+        accusation(&w, 0),
+        accusation(&w, 1),
         Message::NeedSnapshot { at_least: Position::START, from: url(1) },
         append(Position { seq: Seq(u64::MAX), term: Term(1), hash: Hash::ZERO }),
     ];
@@ -526,4 +558,121 @@ fn a_new_disks_acknowledgement_commits_nothing() {
     w.run(10);
     assert_eq!(w.status(0).commit, before);
     w.until("its fate", |w| matches!(w.outcome(0, open), Some(Output::ProposalUnknown { .. })));
+}
+
+/// What an old writer's uncommitted suffix says of its log's end says nothing
+/// of what was committed in its place meanwhile: the witness keeps that.
+#[test]
+fn a_witness_keeps_what_a_deposed_writer_lacks() {
+    let mut w = World::new(2);
+    let mut config = Config::new(id(2), url(2), (0..3).map(url).collect());
+    config.witness = true;
+    w.add(config);
+    for n in 0..2 {
+        w.hosts[n].config.seats = (0..3).map(url).collect();
+    }
+    (0..3).for_each(|n| w.start(n));
+    w.until("a writer", |w| w.writable() == Some(0));
+    w.run(200);
+    let common = w.status(0).commit;
+    // Its entries reach nobody, its pings do.
+    w.drop = Some(|e| e.from == id(0) && matches!(e.message, Message::Append(_)));
+    for _ in 0..20 {
+        w.write(0, "lost");
+    }
+    w.run(700);
+    w.isolate(0);
+    w.until("the other data node", |w| w.writable() == Some(1));
+    for _ in 0..5 {
+        w.write(1, "kept");
+    }
+    w.run(3_000);
+    let witness = w.status(2);
+    assert!(witness.commit > common && w.status(0).last.seq > witness.commit);
+    assert_eq!(witness.trimmable, common, "node 0 lacks what comes after");
+}
+
+/// A founding writer whose founding entry is not committed hears of a cluster
+/// that the others founded without it.
+#[test]
+fn a_founder_that_came_too_late_joins() {
+    let mut w = World::new(3);
+    w.drop = Some(|e| matches!(e.message, Message::Appended(_)));
+    (0..2).for_each(|n| w.start(n));
+    w.until("a founder", |w| w.saw(0, |e| matches!(e, Event::BecameWriter { .. })));
+    let mut other = World::born(3).status(1).membership;
+    other.cluster = ClusterId(77);
+    let frame = Envelope {
+        cluster: other.cluster,
+        seats: 0,
+        from: id(2),
+        incarnation: Incarnation(5),
+        nonce: BootNonce(99),
+        term: Term(9),
+        config: other.version,
+        message: Message::Refused(Refused::Born { membership: other }),
+    };
+    let route = Route::Url(url(2));
+    w.at(0, Input::Received { route, envelope: frame });
+    let status = w.status(0);
+    assert_eq!(status.cluster, ClusterId(77));
+    assert_eq!(status.last.seq, Seq(0));
+    assert_ne!(status.part, Part::Writer);
+}
+
+/// A group that changed nothing is answered only by a node that holds the pin.
+#[test]
+fn an_empty_proposal_asks_for_the_pin() {
+    let mut w = World::born(3);
+    let ask = |id| Input::Propose { id, payloads: vec![] };
+    let last = w.status(0).last;
+    w.at(0, ask(900));
+    assert!(matches!(
+        w.outcome(0, 900),
+        Some(Output::Proposed { last: at, .. }) if at == last
+    ));
+    assert_eq!(w.status(0).last, last, "nothing was logged");
+    w.at(1, ask(901));
+    assert!(matches!(w.outcome(1, 901), Some(Output::ProposalRefused { .. })));
+    w.isolate(0);
+    w.run(1_400);
+    w.at(0, ask(902));
+    assert!(matches!(
+        w.outcome(0, 902),
+        Some(Output::ProposalRefused { refusal: Refusal::LeaseExpired | Refusal::NotWriter { .. }, .. })
+    ));
+}
+
+/// Data that ends before the log begins, as after an old copy of the data was
+/// put back: nothing is skipped, and the node does not stand for ever.
+#[test]
+fn data_behind_the_log_is_replaced() {
+    let mut w = World::born(3);
+    w.write(0, "early");
+    w.run(100);
+    let old = w.hosts[2].disk.clone();
+    for _ in 0..5 {
+        w.write(0, "later");
+    }
+    w.run(1_000);
+    let through = w.status(2).applied;
+    w.trim(2, through);
+    w.crash(2);
+    let disk = &mut w.hosts[2].disk;
+    disk.applied = old.applied;
+    disk.data = old.data;
+    disk.content = old.content;
+    w.start(2);
+    assert_eq!(w.status(2).unfit, Some(Unfit::Quarantined));
+    w.until("a new copy", |w| w.status(2).unfit.is_none() && w.holds(2, "later"));
+}
+
+/// The log's room coming back says nothing of an entry that cannot be applied.
+#[test]
+fn room_does_not_mend_a_halted_replica() {
+    let mut w = World::born(3);
+    w.at(1, Input::Health(StoreHealth::ApplyHalted { at: Seq(9) }));
+    w.at(1, Input::Health(StoreHealth::Full));
+    w.at(1, Input::Health(StoreHealth::Well));
+    assert_eq!(w.status(1).unfit, Some(Unfit::ApplyHalted { at: Seq(9) }));
 }

@@ -243,6 +243,9 @@ pub enum LogJob {
     BeginInstall {
         /// What the snapshot contains.
         position: Position,
+        /// Refuse one that the log does not contain: the core goes on giving
+        /// this log entries, which would not follow one that started anew.
+        keep_log: bool,
         /// Told when durable.
         reply: oneshot::Sender<Result<(), ApiError>>,
     },
@@ -282,8 +285,19 @@ pub enum LogJob {
     },
 }
 
+/// Who tells how it fares. Both may be out of space, and one may find room
+/// before the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Organ {
+    /// The log worker.
+    Log,
+    /// The store worker.
+    Store,
+}
+
 /// What the node loop is told.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "frames are most of what comes in: a box would cost each an allocation")]
 pub enum NodeEvent {
     /// A frame came in.
     Frame {
@@ -317,7 +331,8 @@ pub enum NodeEvent {
     Propose {
         /// Names it.
         id: ProposalId,
-        /// One payload a request.
+        /// One payload a request; none if the group changed nothing and only
+        /// asks whether it may be answered.
         payloads: Vec<Bytes>,
     },
     /// The store committed or applied.
@@ -327,8 +342,8 @@ pub enum NodeEvent {
         /// The content's hash there.
         content: ContentHash,
     },
-    /// The store's or disk's state changed.
-    Health(StoreHealth),
+    /// The state of the store or the log changed.
+    Health(Organ, StoreHealth),
     /// A linearizable read wants to know from where on it may run.
     ReadIndex {
         /// The answer: the position to wait for.

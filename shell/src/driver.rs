@@ -11,17 +11,19 @@
 //! | `apply` | committed entries on their way to the store, in order, bounded |
 //! | `publish` | the view that HTTP tasks see |
 //! | `upkeep` | checkpoints, trimming, scrubbing: what is due now and then |
+//! | `health` | how log and store fare, together |
 //! | `event` | log lines and counters for what the core reports |
 
 pub mod apply;
 pub mod event;
+pub mod health;
 pub mod publish;
 pub mod upkeep;
 
 #[cfg(test)]
 mod tests;
 
-use crate::api::{Installed, LogJob, NodeEvent, StoreJob, View};
+use crate::api::{Installed, LogJob, NodeEvent, Organ, StoreJob, View};
 use crate::bus::Bus;
 use crate::config::Config;
 use crate::env::{Env, WorkerHandle};
@@ -35,6 +37,7 @@ use base_ha_core::message::Envelope;
 use base_ha_core::node::Node;
 use base_ha_core::position::Position;
 use base_ha_core::time::{MonoTime, Now};
+use health::Health;
 use publish::Publisher;
 use std::collections::BTreeMap;
 use std::pin::Pin as Pinned;
@@ -107,19 +110,32 @@ impl PauseApply {
         self.0.send(Task::Pause(reply)).map_err(|_| crate::app::Gone)?;
         done.await.map_err(|_| crate::app::Gone)
     }
+
+    /// The old `data.db` is in place and whole after all: entries go on to it.
+    pub fn resume(&self) {
+        // If the loop has ended, nothing goes on.
+        let _ = self.0.send(Task::Resume);
+    }
 }
 
 #[cfg(test)]
 impl PauseApply {
-    /// A loop that pauses whenever it is asked to.
-    pub(crate) fn obliging() -> Self {
+    /// A loop that does what it is asked to, and what it was asked last: to
+    /// pause (true) or to resume.
+    pub(crate) fn obliging() -> (Self, watch::Receiver<Option<bool>>) {
         let (sender, mut tasks) = mpsc::unbounded_channel();
+        let (asked, last) = watch::channel(None);
         tokio::spawn(async move {
-            while let Some(Task::Pause(reply)) = tasks.recv().await {
-                let _ = reply.send(());
+            while let Some(task) = tasks.recv().await {
+                if let Task::Pause(reply) = task {
+                    asked.send_replace(Some(true));
+                    let _ = reply.send(());
+                } else {
+                    asked.send_replace(Some(false));
+                }
             }
         });
-        Self(sender)
+        (Self(sender), last)
     }
 }
 
@@ -133,6 +149,8 @@ enum Task {
     Scrubbed(Result<(ContentHash, ContentHash), ApiError>),
     /// A snapshot is about to replace `data.db`.
     Pause(oneshot::Sender<()>),
+    /// It was not replaced.
+    Resume,
 }
 
 /// Why the loop ended.
@@ -163,6 +181,7 @@ pub struct Driver<E: Env, B: Bus> {
     log: WorkerHandle<LogJob>,
     store: Option<StoreSide>,
     pump: ApplyPump,
+    health: Health,
     publisher: Publisher,
     upkeep: Upkeep,
     calls: BTreeMap<CallId, Call>,
@@ -203,6 +222,7 @@ impl<E: Env, B: Bus> Driver<E, B> {
             log,
             store,
             pump: ApplyPump::new(applied.seq),
+            health: Health::default(),
             publisher: Publisher::new(view, config.core.heartbeat),
             upkeep,
             calls: BTreeMap::new(),
@@ -248,8 +268,8 @@ impl<E: Env, B: Bus> Driver<E, B> {
         self.node.deadline().map_or(own, |(at, _)| at.min(own))
     }
 
-    /// One turn: the clocks are read once, so that everything in it happens at
-    /// one moment.
+    /// One turn: the clocks are read when it begins, and again for each event
+    /// that is taken in it.
     fn take_turn(&mut self, first: Option<Happened>) {
         self.turn.fetch_add(1, Ordering::Relaxed);
         let now = self.env.now();
@@ -268,7 +288,11 @@ impl<E: Env, B: Bus> Driver<E, B> {
                 break;
             }
             let Ok(event) = self.inbox.try_recv() else { break };
-            self.on_event(now, event);
+            // Not the turn's moment: the process may have slept since, and this
+            // have come in after. A lease that held then answers no read that
+            // was asked now, and a promise counts from receipt, or a writer
+            // would rely on one that is over (R1).
+            self.on_event(self.env.now(), event);
         }
         while let Ok(task) = self.tasks.try_recv() {
             self.on_task(now, task);
@@ -276,7 +300,7 @@ impl<E: Env, B: Bus> Driver<E, B> {
         if !matches!(self.ended, Some(Ended::Fatal(_))) {
             self.carry_out(now);
             if let Some(at) = self.halted_at.take() {
-                self.on_health(now, StoreHealth::ApplyHalted { at });
+                self.on_health(now, Organ::Store, StoreHealth::ApplyHalted { at });
                 self.carry_out(now);
             }
             self.feed_store();
@@ -322,7 +346,7 @@ impl<E: Env, B: Bus> Driver<E, B> {
                 self.upkeep.applied(position);
                 self.step(now, Input::Applied { position, content });
             }
-            NodeEvent::Health(health) => self.on_health(now, health),
+            NodeEvent::Health(organ, health) => self.on_health(now, organ, health),
             NodeEvent::ReadIndex { reply } => {
                 let id = self.new_call(Call::Read(reply));
                 self.step(now, Input::ReadIndex { id });
@@ -353,10 +377,12 @@ impl<E: Env, B: Bus> Driver<E, B> {
         id
     }
 
-    fn on_health(&mut self, now: Now, health: StoreHealth) {
+    fn on_health(&mut self, now: Now, organ: Organ, health: StoreHealth) {
         match health {
-            StoreHealth::Well => tracing::info!(node = %self.id, "the store is well"),
-            StoreHealth::Full => tracing::error!(node = %self.id, "the disk is full: reads go on, writes hand over"),
+            StoreHealth::Well => tracing::info!(node = %self.id, ?organ, "it is well"),
+            StoreHealth::Full => {
+                tracing::error!(node = %self.id, ?organ, "the disk is full: reads go on, writes hand over");
+            }
             StoreHealth::ApplyHalted { at } => {
                 tracing::error!(node = %self.id, at = at.0, "an entry could not be applied: this replica has halted");
             }
@@ -364,7 +390,9 @@ impl<E: Env, B: Bus> Driver<E, B> {
                 tracing::error!(node = %self.id, "the data is not what the log says: reads stop, a re-seed is due");
             }
         }
-        self.step(now, Input::Health(health));
+        for told in self.health.heard(organ, health) {
+            self.step(now, Input::Health(told));
+        }
     }
 
     /// A snapshot's end, above all.
@@ -372,6 +400,7 @@ impl<E: Env, B: Bus> Driver<E, B> {
         match &input {
             Input::SnapshotInstalled { position, .. } => {
                 self.fetching = false;
+                self.health.replaced();
                 self.pump.restart(position.seq);
                 self.upkeep.applied(*position);
                 self.stats.peer.snapshots_installed.add(1);
@@ -380,7 +409,8 @@ impl<E: Env, B: Bus> Driver<E, B> {
             Input::SnapshotFailed => {
                 self.fetching = false;
                 self.stats.peer.snapshots_failed.add(1);
-                // If `data.db` was not replaced after all, the flow goes on.
+                // Whoever failed has said so already, before it waited; this is
+                // for the one that was aborted.
                 self.pump.resume();
             }
             _ => {}
@@ -392,7 +422,7 @@ impl<E: Env, B: Bus> Driver<E, B> {
         match task {
             Task::LoadedForApply(result) => {
                 if let Err(at) = self.pump.loaded(result) {
-                    self.on_health(now, StoreHealth::ApplyHalted { at });
+                    self.on_health(now, Organ::Store, StoreHealth::ApplyHalted { at });
                 }
             }
             Task::Checkpointed(result) => {
@@ -403,9 +433,10 @@ impl<E: Env, B: Bus> Driver<E, B> {
             }
             Task::Scrubbed(result) => {
                 if self.upkeep.scrubbed(result, &self.id) {
-                    self.on_health(now, StoreHealth::Quarantined);
+                    self.on_health(now, Organ::Store, StoreHealth::Quarantined);
                 }
             }
+            Task::Resume => self.pump.resume(),
             Task::Pause(reply) => {
                 self.pump.pause();
                 // Whoever asked may have been aborted; then its end is told.
@@ -450,12 +481,12 @@ impl<E: Env, B: Bus> Driver<E, B> {
                 self.tell_log(LogJob::Load { id, from, through, bytes_max });
             }
             Output::FetchSnapshot { from, at_least, reseed } => self.fetch_snapshot(from, at_least, reseed),
-            Output::Proposed { id, first, last } => self.tell_store(StoreJob::Proposed { id, first, last }),
+            Output::Proposed { id, first, last } => self.mention_to_store(StoreJob::Proposed { id, first, last }),
             Output::ProposalRefused { id, refusal } => self.tell_store(StoreJob::Refused { id, refusal }),
             Output::ProposalUnknown { id } => self.tell_store(StoreJob::Unknown { id }),
             Output::Progress { durable, committed, all } => {
                 self.publisher.committed(committed);
-                self.tell_store(StoreJob::Progress { durable, all });
+                self.mention_to_store(StoreJob::Progress { durable, all });
             }
             Output::ReadReady { id, at } => {
                 if let Some(Call::Read(reply)) = self.calls.remove(&id) {
@@ -502,12 +533,6 @@ impl<E: Env, B: Bus> Driver<E, B> {
     }
 
     fn fetch_snapshot(&mut self, from: Url, at_least: Position, reseed: bool) {
-        if self.store.is_none() {
-            // A witness has nothing to install it into; its log starts anew
-            // where its peers' logs do.
-            tracing::warn!(node = %self.id, "a witness cannot install a snapshot");
-            return;
-        }
         if std::mem::replace(&mut self.fetching, true) {
             tracing::debug!(node = %self.id, "a snapshot is being fetched already");
             return;
@@ -574,8 +599,17 @@ impl<E: Env, B: Bus> Driver<E, B> {
     }
 
     fn tell_store(&mut self, job: StoreJob) {
+        self.give_store(job, WorkerHandle::send);
+    }
+
+    /// As [`Driver::tell_store`], for what matters only with what follows.
+    fn mention_to_store(&mut self, job: StoreJob) {
+        self.give_store(job, WorkerHandle::send_quiet);
+    }
+
+    fn give_store(&mut self, job: StoreJob, give: impl Fn(&WorkerHandle<StoreJob>, StoreJob) -> Result<(), StoreJob>) {
         let Some(store) = &self.store else { return };
-        if store.worker.send(job).is_err() && self.ended.is_none() {
+        if give(&store.worker, job).is_err() && self.ended.is_none() {
             self.fatal("the store worker has ended");
         }
     }

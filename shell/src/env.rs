@@ -53,6 +53,16 @@ pub trait Env: Clone + Send + Sync + 'static {
     /// Runs one blocking call elsewhere than on the runtime's threads.
     fn blocking<R: Send + 'static>(&self, call: impl FnOnce() -> R + Send + 'static) -> impl Future<Output = R> + Send;
 
+    /// Where the node loop and the links to peers run: apart from clients'
+    /// connections in the real world, so that a heartbeat or an acknowledgement
+    /// never queues behind requests; with everything else in the simulated one.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn home(&self) -> io::Result<Home> {
+        Ok(Home::here())
+    }
+
     /// Watches a loop that must not stall (RELIABILITY 7.6). `turn` is odd while
     /// the loop works and even while it waits. A world whose time stands still
     /// while code runs has nothing to watch.
@@ -75,17 +85,57 @@ pub trait Work<J>: Send + 'static {
     /// When the last handle is dropped, it is called until it leaves its queue
     /// unchanged, then the worker ends and what is left is dropped.
     fn run(&mut self, jobs: &mut VecDeque<J>);
+
+    /// Whether jobs that come in by [`WorkerHandle::send_quiet`] may wait until
+    /// another one does: asked each time before the worker goes to sleep. A
+    /// worker that could do nothing with them but put them aside is spared a
+    /// wake-up for each.
+    fn deaf(&self) -> bool {
+        false
+    }
+}
+
+/// A runtime to spawn on; see [`Env::home`].
+pub struct Home {
+    handle: tokio::runtime::Handle,
+    /// Ends the runtime's thread when dropped.
+    _stop: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+impl Home {
+    /// The runtime that this is called in.
+    pub fn here() -> Self {
+        Self { handle: tokio::runtime::Handle::current(), _stop: None }
+    }
+
+    /// A runtime of its own, which ends when `stop` is dropped.
+    pub(crate) fn apart(handle: tokio::runtime::Handle, stop: tokio::sync::oneshot::Sender<()>) -> Self {
+        Self { handle, _stop: Some(stop) }
+    }
+
+    /// To spawn on it.
+    pub fn handle(&self) -> &tokio::runtime::Handle {
+        &self.handle
+    }
 }
 
 /// Sends jobs to a worker. They arrive in order and are never dropped while
 /// the worker lives; whoever sends bounds how many are under way.
 pub struct WorkerHandle<J> {
-    send: Arc<dyn Fn(J) -> Result<(), J> + Send + Sync>,
+    send: Arc<Deliver<J>>,
 }
+
+/// Delivers a job; the flag says that it is quiet.
+type Deliver<J> = dyn Fn(J, bool) -> Result<(), J> + Send + Sync;
 
 impl<J> WorkerHandle<J> {
     /// Wraps a channel's sending half.
     pub fn new(send: impl Fn(J) -> Result<(), J> + Send + Sync + 'static) -> Self {
+        Self { send: Arc::new(move |job, _| send(job)) }
+    }
+
+    /// Wraps a channel's sending half that can tell quiet jobs from others.
+    pub(crate) fn with_quiet(send: impl Fn(J, bool) -> Result<(), J> + Send + Sync + 'static) -> Self {
         Self { send: Arc::new(send) }
     }
 
@@ -94,7 +144,16 @@ impl<J> WorkerHandle<J> {
     /// # Errors
     /// The job, if the worker has ended.
     pub fn send(&self, job: J) -> Result<(), J> {
-        (self.send)(job)
+        (self.send)(job, false)
+    }
+
+    /// Hands over a job that need not wake a worker that is
+    /// [deaf](Work::deaf); its place in the order is the same.
+    ///
+    /// # Errors
+    /// The job, if the worker has ended.
+    pub fn send_quiet(&self, job: J) -> Result<(), J> {
+        (self.send)(job, true)
     }
 }
 

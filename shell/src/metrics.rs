@@ -9,6 +9,7 @@
 
 use crate::api::View;
 use crate::http::Route;
+use crate::log::LogStats;
 use crate::store::read::ReadStats;
 use base_ha_core::ids::Seq;
 use base_ha_core::io::Part;
@@ -123,11 +124,11 @@ pub struct Stats {
     /// Counted by HTTP tasks.
     pub http: HttpStats,
     /// Counted by the store worker.
-    pub store: StoreStats,
+    pub store: Arc<StoreStats>,
     /// Counted by the pool of readers.
     pub reads: Arc<ReadStats>,
     /// Counted by the log worker.
-    pub log: LogStats,
+    pub log: Arc<LogStats>,
     /// Counted by the node loop and the bus.
     pub peer: PeerStats,
 }
@@ -195,13 +196,16 @@ impl HttpStats {
 pub struct StoreStats {
     /// Requests in a group, at each COMMIT.
     pub group_requests: Spread,
-    /// Bytes of change-sets in a group.
+    /// Bytes of change-sets in a group, at each COMMIT.
     pub group_bytes: Spread,
-    /// Groups rolled back after having been logged.
+    /// Groups rolled back after they were proposed: their entries may be in
+    /// the log, and may be committed by another node.
     pub groups_rolled_back: Count,
-    /// Entries brought into `data.db` that others wrote.
+    /// Entries brought into `data.db` from the log, as a replica does.
     pub applied_entries: Count,
-    /// Jobs waiting.
+    /// Entries of those in one transaction.
+    pub apply_entries: Spread,
+    /// Requests and committed entries that wait for the write connection.
     pub queue: Level,
     /// Bytes of `data.db` and its write-ahead log.
     pub bytes: Level,
@@ -214,35 +218,9 @@ impl Default for StoreStats {
             group_bytes: Spread::from(256),
             groups_rolled_back: Count::default(),
             applied_entries: Count::default(),
+            apply_entries: Spread::from(1),
             queue: Level::default(),
             bytes: Level::default(),
-        }
-    }
-}
-
-/// What the log worker counts.
-#[derive(Debug)]
-pub struct LogStats {
-    /// Bytes of `log.db`.
-    pub bytes: Level,
-    /// Time an fsync took.
-    pub fsync_seconds: Spread,
-    /// Entries in one fsync.
-    pub fsync_entries: Spread,
-    /// Entries that were never committed, kept in the orphan file.
-    pub orphans: Count,
-    /// Bytes of those.
-    pub orphan_bytes: Count,
-}
-
-impl Default for LogStats {
-    fn default() -> Self {
-        Self {
-            bytes: Level::default(),
-            fsync_seconds: Spread::from(50),
-            fsync_entries: Spread::from(1),
-            orphans: Count::default(),
-            orphan_bytes: Count::default(),
         }
     }
 }
@@ -368,14 +346,15 @@ impl Scrape {
         out.spread("group_requests", "Requests in a group commit", None, 1.0, &store.group_requests)?;
         out.spread("group", "Change-sets in a group commit", Some(Unit::Bytes), 1.0, &store.group_bytes)?;
         out.count("groups_rolled_back", "Groups rolled back after logging", store.groups_rolled_back.get())?;
-        out.count("applied_entries", "Entries applied that others wrote", store.applied_entries.get())?;
-        out.level("store_queue", "Jobs waiting for the store", store.queue.get())?;
+        out.count("applied_entries", "Entries applied from the log", store.applied_entries.get())?;
+        out.spread("apply_entries", "Entries applied in one transaction", None, 1.0, &store.apply_entries)?;
+        out.level("store_queue", "Requests and entries waiting for the store", store.queue.get())?;
         out.bytes("data", "Size of the database and its write-ahead log", store.bytes.get())?;
-        out.bytes("log", "Size of the log", log.bytes.get())?;
+        out.bytes("log", "Size of the log", log.bytes())?;
         out.spread("log_fsync", "Time of one fsync of the log", Some(Unit::Seconds), 1e6, &log.fsync_seconds)?;
         out.spread("log_fsync_entries", "Entries made durable by one fsync", None, 1.0, &log.fsync_entries)?;
-        out.count("orphans", "Entries dropped from the log uncommitted", log.orphans.get())?;
-        out.count("orphan_bytes", "Bytes of those", log.orphan_bytes.get())
+        out.level("orphans", "Entries dropped from the log uncommitted and kept aside", log.orphans())?;
+        out.bytes("orphans", "Payloads of those", log.orphan_bytes())
     }
 
     fn node(&self, out: &mut Out<'_>) -> fmt::Result {
@@ -451,8 +430,9 @@ mod tests {
         stats.http.answered(Route::Query, 200, Duration::from_micros(150));
         stats.http.answered(Route::Query, 503, Duration::from_micros(50));
         stats.store.group_requests.observe(3);
-        stats.log.orphans.add(2);
-        let moment = Moment { view: Arc::default(), applied: Seq(4), now: Now::default() };
+        stats.log.fsync_entries.observe(2);
+        let view = Arc::new(View { commit: Seq(6), ..View::default() });
+        let moment = Moment { view, applied: Seq(4), now: Now::default() };
         let text = scrape(&stats, moment).unwrap();
         for line in [
             r#"base_ha_http_requests_total{route="query",status="2xx"} 1"#,
@@ -461,8 +441,9 @@ mod tests {
             r#"base_ha_http_request_duration_seconds_count{route="query"} 2"#,
             r#"base_ha_group_requests_bucket{le="4.0"} 1"#,
             r#"base_ha_group_requests_bucket{le="+Inf"} 1"#,
-            "base_ha_orphans_total 2",
+            "base_ha_log_fsync_entries_count 1",
             "base_ha_applied 4",
+            "base_ha_lag_entries 2",
             "base_ha_is_writer 0",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");

@@ -28,13 +28,13 @@ use crate::bus::direct::DirectBus;
 use crate::config::Config;
 use crate::driver::{Driver, Ended, FetchOrder, Parts, StoreSide};
 use crate::env::real::{RealEnv, die, panic_text};
-use crate::env::{Env, WorkerHandle};
+use crate::env::{Env, Home, WorkerHandle};
 use crate::error::ApiError;
 use crate::http;
 use crate::http::Sql;
 use crate::log;
 use crate::metrics::Stats;
-use crate::snapshot::fetch::Fetcher;
+use crate::snapshot::fetch::{Fetcher, Readers};
 use crate::snapshot::serve::Server;
 use crate::store;
 use crate::store::backup;
@@ -209,6 +209,8 @@ struct Running<E: Env> {
     loop_ended: tokio::task::JoinHandle<Ended>,
     http_stop: watch::Sender<bool>,
     http: tokio::task::JoinHandle<()>,
+    /// Where the loop runs, for as long as this lives.
+    _home: Home,
 }
 
 impl<E: Env> Running<E> {
@@ -221,7 +223,13 @@ impl<E: Env> Running<E> {
         listener: E::Listener,
     ) -> Result<Self, ApiError> {
         let Disk { log, store, recovered, own_key, tmp } = disk;
-        let stats: Arc<Stats> = Arc::default();
+        let mut stats = Stats { log: log.stats(), ..Stats::default() };
+        if let Some(store) = &store {
+            stats.store = store.stats.clone();
+        }
+        let stats = Arc::new(stats);
+        let home =
+            env.home().map_err(|e| ApiError::new(500, "no_runtime", format!("the system gives no thread: {e}")))?;
         let log = env.worker("log", log.into_worker()?);
         let (view_sender, view) = watch::channel(Arc::new(View::default()));
         let bus = DirectBus::new(env.clone(), &config, node.clone(), stats.clone());
@@ -241,7 +249,7 @@ impl<E: Env> Running<E> {
             None => None,
         };
         let snapshots = given.as_ref().map(|g| Server::new(env.clone(), g.data.clone(), stats.clone()));
-        let fetch = fetcher(&env, &config, &bus, &log, given.as_ref(), &node, tmp);
+        let fetch = fetcher(&env, &bus, &log, given.as_ref(), &node, tmp);
         let (nothing, no_data) = watch::channel(Position::START);
         let app = Arc::new(App {
             env: env.clone(),
@@ -251,7 +259,7 @@ impl<E: Env> Running<E> {
             node: node.clone(),
             store: given.as_ref().map_or_else(|| WorkerHandle::new(Err), |g| g.worker.clone()),
             sql: given.as_ref().map_or_else(|| Arc::new(NoData(nothing)) as Arc<dyn Sql>, |g| Arc::new(g.data.local())),
-            peer: Arc::new(Peers { bus: bus.clone(), snapshots }),
+            peer: Arc::new(Peers { bus: bus.clone(), snapshots, home: home.handle().clone() }),
             http: http::State::new(env.clone(), &config, own_key),
             stats: stats.clone(),
         });
@@ -277,8 +285,8 @@ impl<E: Env> Running<E> {
             stats,
         });
         tracing::info!(node = %config.core.id, url = %config.core.url, http = config.http, "started");
-        let loop_ended = tokio::spawn(driver.run());
-        Ok(Self { config, node, bus, log, store, loop_ended, http_stop, http })
+        let loop_ended = home.handle().spawn(driver.run());
+        Ok(Self { config, node, bus, log, store, loop_ended, http_stop, http, _home: home })
     }
 
     /// Runs until told to stop, or until the loop ends by itself.
@@ -345,26 +353,22 @@ async fn close(node: &str, what: &str, send: impl FnOnce(oneshot::Sender<()>) ->
 /// What the loop calls to fetch a snapshot.
 fn fetcher<E: Env>(
     env: &E,
-    config: &Config,
     bus: &DirectBus<E>,
     log: &WorkerHandle<LogJob>,
     given: Option<&Given<E>>,
     node: &NodeHandle,
     tmp: PathBuf,
 ) -> Box<dyn Fn(FetchOrder) + Send + Sync> {
-    let Some(given) = given else {
-        let id = config.core.id.clone();
-        return Box::new(move |_| tracing::warn!(node = %id, "a witness installs no snapshot"));
-    };
     let fetcher = Arc::new(Fetcher {
         env: env.clone(),
         dir: tmp,
         bus: bus.clone(),
         log: log.clone(),
-        store: given.worker.clone(),
+        data: given.map(|g| (g.worker.clone(), g.data.clone() as Arc<dyn Readers>)),
         node: node.clone(),
-        readers: given.data.clone(),
         failures: Default::default(),
     });
-    Box::new(move |order| drop(tokio::spawn(fetcher.clone().run(order))))
+    // Not where the node loop runs: unpacking and hashing take their time.
+    let here = tokio::runtime::Handle::current();
+    Box::new(move |order| drop(here.spawn(fetcher.clone().run(order))))
 }

@@ -8,7 +8,7 @@
 use super::identity::Sender;
 use super::{Gate, Node, Stance};
 use crate::ids::{ClusterId, ConfigVersion, Lineage, Seq};
-use crate::io::{Event, Outbox, Output, Record};
+use crate::io::{Event, Outbox, Output, Record, StepDownReason};
 use crate::member::{Member, Membership, Role};
 use crate::message::{Envelope, Message, Ping};
 use crate::time::{MonoTime, Now};
@@ -167,7 +167,7 @@ impl Node {
 
     /// A seat says that the cluster exists: join it, with what this node has
     /// (nothing, or a founding entry that was never committed).
-    pub(super) fn on_born(&mut self, membership: Membership, out: &mut Outbox) {
+    pub(super) fn on_born(&mut self, now: Now, membership: Membership, out: &mut Outbox) {
         let cluster = membership.cluster;
         if !self.unborn() || cluster == ClusterId::NONE || self.config.bootstrap {
             return;
@@ -175,6 +175,10 @@ impl Node {
         assert_eq!(self.commit, Seq(0), "a node with committed entries is born");
         let own = self.memberships.last().map(|(_, m)| m.cluster);
         if own.is_some_and(|own| own != cluster) {
+            // It may be founding one itself, in a term that the other does not
+            // know, or be known to it by no name that could raise its term.
+            self.step_down(now, StepDownReason::Removed, out);
+            self.stance = Stance::Follower;
             self.truncate_log(Seq(0), Vec::new(), out);
         }
         self.hints = membership.members.iter().map(|m| m.url.clone()).collect();

@@ -267,6 +267,22 @@ impl Node {
         for id in ids {
             self.admit(now, &id, out);
         }
+        self.correct_own_url(now, out);
+    }
+
+    /// A writer that was moved says so itself: nobody else admits it, and
+    /// clients are sent to the address in the membership.
+    fn correct_own_url(&mut self, now: Now, out: &mut Outbox) {
+        let Stance::Writer(writer) = &self.stance else {
+            return;
+        };
+        if !self.config.admit_auto || !self.may_change(writer) {
+            return;
+        }
+        let (id, url) = (self.config.id.clone(), self.config.url.clone());
+        if let Ok(members) = self.with_url(&id, &url) {
+            self.propose_members(now, members, out);
+        }
     }
 
     pub(super) fn log_floor_of_members(&self, now: Now) -> Seq {
@@ -290,7 +306,9 @@ impl Node {
                     .get(id)
                     .filter(|p| p.incarnation == *incarnation)
                     .and_then(|p| p.standing.as_ref())
-                    .map(|s| s.last.seq)
+                    // Its log may end in a suffix that was never committed:
+                    // that says nothing of what was committed in its place.
+                    .map(|s| s.last.seq.min(s.commit))
                     .unwrap_or_default(),
             };
             // A witness is the last to let go: no data voter may be left

@@ -207,7 +207,14 @@ impl Node {
                 && id != except
                 && *id != self.config.id
                 && self.alive(id, *incarnation, now.mono)
-                && standing.is_some_and(|s| s.eligible && s.applied >= base && s.applied >= self.commit_floor())
+                && standing.is_some_and(|s| {
+                    // What differs, whoever is right, must not spread to one
+                    // more: that could make a majority of it.
+                    s.eligible
+                        && s.applied >= base
+                        && s.applied >= self.commit_floor()
+                        && self.content_agrees(&s.contents)
+                })
         });
         match helper {
             Some(member) => Some(member.url.clone()),

@@ -26,8 +26,11 @@ impl Node {
             return;
         }
         assert_eq!(who.term, self.hard.term, "a higher term was adopted before this");
-        if matches!(self.stance, Stance::Writer(_)) {
+        let other = self.writer.as_ref().is_some_and(|known| *known != who.id);
+        if other || matches!(self.stance, Stance::Writer(_)) {
             // Two writers of one term: a cloned disk or worse. Believe neither.
+            // An entry that was acknowledged to one of them must not give way
+            // to the other's.
             self.refuse(who, FrameRefusal::Contradiction, out);
             return;
         }
@@ -204,6 +207,11 @@ impl Node {
         if through <= self.ordered {
             return;
         }
+        if self.stores_data() && self.ordered < self.log.base().seq {
+            // What comes next is not in the log any more: never skipped, a
+            // snapshot brings it.
+            return;
+        }
         let from = self.ordered.next();
         self.ordered = through;
         if !self.stores_data() {
@@ -272,7 +280,9 @@ impl Node {
         self.health.halted = None;
         self.applied = position;
         self.ordered = position.seq;
-        self.health.samples.restart(position.seq, content);
+        if self.stores_data() {
+            self.health.samples.restart(position.seq, content);
+        }
         if position.seq > self.commit {
             self.raise_commit(position.seq, out);
         }

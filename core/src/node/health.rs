@@ -76,6 +76,8 @@ pub(super) struct Health {
     pub(super) other_cluster: Option<(ClusterId, MonoTime)>,
     pub(super) seats_differ: Option<MonoTime>,
     pub(super) not_a_member: Option<MonoTime>,
+    /// When somebody who is no peer was last pinged back.
+    pub(super) stranger_pinged_back: Option<MonoTime>,
     /// A snapshot is being fetched since then.
     pub(super) fetching: Option<MonoTime>,
     /// That snapshot may replace the log as well: no re-seed.
@@ -96,6 +98,7 @@ impl Health {
             other_cluster: None,
             seats_differ: None,
             not_a_member: None,
+            stranger_pinged_back: None,
             fetching: None,
             fetching_log: false,
             missing_answered: MonoTime(0),
@@ -171,10 +174,9 @@ impl Node {
 
     pub(super) fn on_health(&mut self, now: Now, health: StoreHealth, out: &mut Outbox) {
         match health {
-            StoreHealth::Well => {
-                self.health.full = false;
-                self.health.halted = None;
-            }
+            // There is room again. What could not be applied still cannot:
+            // only a new copy of the data mends that.
+            StoreHealth::Well => self.health.full = false,
             StoreHealth::Full => self.health.full = true,
             StoreHealth::ApplyHalted { at } => self.health.halted = Some(at),
             StoreHealth::Quarantined => self.health.quarantined = true,

@@ -85,7 +85,11 @@ impl Node {
         if other && pong.is_some_and(|echo| self.pings.contains(&echo)) {
             // It answered a ping of this very process: both live now.
             out.push(Output::Event(Event::DuplicateId { id: self.config.id.clone() }));
-            let refused = Refused::DuplicateId { other: self.hard.incarnation };
+            let refused = Refused::DuplicateId {
+                nonce: envelope.nonce,
+                incarnation: envelope.incarnation,
+                other: self.hard.incarnation,
+            };
             self.send(route, Gate::HardState, Message::Refused(refused), out);
             self.mark_duplicate(now, out);
             return;
@@ -231,7 +235,14 @@ impl Node {
             Refused::OtherCluster { cluster } => {
                 self.health.other_cluster = Some((cluster, now.mono));
             }
-            Refused::Born { membership } => self.on_born(membership, out),
+            Refused::Born { membership } => self.on_born(now, membership, out),
+            // A process that is gone was meant, or one that came later under
+            // this name. Where both live, each hears of its own.
+            Refused::DuplicateId { nonce, incarnation, .. }
+                if nonce != self.nonce || incarnation != self.hard.incarnation =>
+            {
+                self.refuse(who, FrameRefusal::OldProcess, out);
+            }
             Refused::DuplicateId { .. } => {
                 out.push(Output::Event(Event::DuplicateId { id: self.config.id.clone() }));
                 self.mark_duplicate(now, out);

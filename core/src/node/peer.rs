@@ -67,6 +67,9 @@ impl Processes {
             let process = &mut self.known[index];
             process.alive_before = now;
             process.alive_after = sent;
+            // The other one's next proof convicts that one: an accusation
+            // counts only for the process that it names.
+            process.succeeds = earlier;
             return Proof::Duplicate;
         }
         let process = &mut self.known[index];
@@ -176,11 +179,12 @@ mod tests {
         of.prove(A, at(10), at(12));
         of.prove(B, at(20), at(22));
         assert_eq!(of.prove(A, at(30), at(32)), Proof::Duplicate);
-        let mut found = 0;
+        let mut found = [0, 0];
         for n in 4..20u64 {
             let nonce = if n % 2 == 0 { B } else { A };
-            found += u32::from(of.prove(nonce, at(n * 10), at(n * 10 + 2)) == Proof::Duplicate);
+            let duplicate = of.prove(nonce, at(n * 10), at(n * 10 + 2)) == Proof::Duplicate;
+            found[usize::from(nonce == B)] += u32::from(duplicate);
         }
-        assert!(found >= 3, "found {found}");
+        assert!(found.iter().all(|found| *found >= 3), "each is convicted: {found:?}");
     }
 }

@@ -44,13 +44,18 @@ impl Node {
     /// Pings along the way that a frame came, unless that was done just now:
     /// a process that is not yet proven alive is soon.
     pub(super) fn ping_back(&mut self, now: Now, to: &NodeId, route: Route, out: &mut Outbox) {
-        if let Some(peer) = self.peers.get_mut(to) {
-            let pause = self.config.heartbeat / 4;
-            if peer.pinged_back.is_some_and(|at| now.mono.since(at) < pause) {
-                return;
-            }
-            peer.pinged_back = Some(now.mono);
+        // All that are no peers share one turn, this node's own name in
+        // another process among them: two that each ping back at once would
+        // never end, and begin anew with every heartbeat.
+        let pause = self.config.heartbeat / 4;
+        let last = match self.peers.get_mut(to) {
+            Some(peer) => &mut peer.pinged_back,
+            None => &mut self.health.stranger_pinged_back,
+        };
+        if last.is_some_and(|at| now.mono.since(at) < pause) {
+            return;
         }
+        *last = Some(now.mono);
         let ping = self.new_ping(now);
         self.send(route, Gate::HardState, Message::Ping(ping), out);
     }
@@ -111,7 +116,7 @@ impl Node {
                 return;
             }
             Proof::Duplicate => {
-                let refused = Refused::DuplicateId { other };
+                let refused = Refused::DuplicateId { nonce: who.nonce, incarnation: who.incarnation, other };
                 out.push(Output::Event(Event::DuplicateId { id: who.id.clone() }));
                 self.send(who.route.clone(), Gate::HardState, Message::Refused(refused), out);
                 return;

@@ -93,7 +93,7 @@ impl Node {
 
     /// Whether nothing is known against another's content; a node that is
     /// itself in quarantine is no measure.
-    fn content_agrees(&self, contents: &[(crate::ids::Seq, crate::ids::ContentHash)]) -> bool {
+    pub(super) fn content_agrees(&self, contents: &[(crate::ids::Seq, crate::ids::ContentHash)]) -> bool {
         self.health.quarantined || !self.health.samples.differ(contents)
     }
 

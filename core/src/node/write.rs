@@ -73,11 +73,11 @@ impl Node {
     }
 
     pub(super) fn on_propose(&mut self, now: Now, id: ProposalId, payloads: Vec<Bytes>, out: &mut Outbox) {
-        let sound = !payloads.is_empty() && payloads.iter().all(|p| p.len() <= Entry::PAYLOAD_MAX);
+        let sound = payloads.iter().all(|p| p.len() <= Entry::PAYLOAD_MAX);
         let refusal = match self.write_permit(now) {
             Ok(_) if sound => None,
-            // Nothing to log, or more than an entry holds: the store should
-            // have refused it before.
+            // More than an entry holds: the store should have refused it
+            // before.
             Ok(_) => Some(Refusal::Unfit),
             Err(refusal) => Some(refusal),
         };
@@ -86,6 +86,12 @@ impl Node {
             return;
         }
         let first = self.log.last().seq.next();
+        if payloads.is_empty() {
+            // Nothing to log; it was asked whether this node still writes.
+            let last = self.log.last();
+            out.push(Output::Proposed { id, first, last });
+            return;
+        }
         let payloads = payloads.into_iter().map(|p| (EntryKind::Data, p)).collect();
         self.append_own(now, payloads, out);
         let last = self.log.last();
@@ -238,6 +244,11 @@ impl Node {
     /// was given up (R1).
     pub(super) fn lease_end(&self, writer: &Writer, now: Now) -> Option<MonoTime> {
         if writer.handover.as_ref().is_some_and(|h| h.sent) {
+            return None;
+        }
+        // One that removes itself may leave a sole voter behind, which after a
+        // restart waits for nobody's lease.
+        if !self.is_voter() {
             return None;
         }
         let sent = self.quorum_answered(writer, now.mono)?;

@@ -223,8 +223,10 @@ fn write_refused(out: &mut Writer, refused: &Refused) {
             out.bytes(&encode_membership(membership));
         }
         Refused::StaleTerm => out.u8(2),
-        Refused::DuplicateId { other } => {
+        Refused::DuplicateId { nonce, incarnation, other } => {
             out.u8(3);
+            out.varint(nonce.0);
+            out.u128(incarnation.0);
             out.u128(other.0);
         }
         Refused::Amnesia { acknowledged } => {
@@ -246,7 +248,11 @@ fn read_refused(input: &mut Reader) -> Result<Refused, DecodeError> {
         0 => Refused::OtherCluster { cluster: ClusterId(input.u128()?) },
         1 => Refused::Born { membership: decode_membership(input.bytes("membership", MEMBERSHIP_MAX)?)? },
         2 => Refused::StaleTerm,
-        3 => Refused::DuplicateId { other: Incarnation(input.u128()?) },
+        3 => Refused::DuplicateId {
+            nonce: BootNonce(input.varint()?),
+            incarnation: Incarnation(input.u128()?),
+            other: Incarnation(input.u128()?),
+        },
         4 => Refused::Amnesia { acknowledged: Seq(input.varint()?) },
         5 => Refused::NotAMember,
         6 => Refused::Diverged { at: Seq(input.varint()?), expected: ContentHash(input.u128()?), hash: input.hash()? },

@@ -206,7 +206,11 @@ fn refused() -> impl Strategy<Value = Refused> {
         any::<u128>().prop_map(|c| Refused::OtherCluster { cluster: ClusterId(c) }),
         membership().prop_map(|membership| Refused::Born { membership }),
         Just(Refused::StaleTerm),
-        any::<u128>().prop_map(|n| Refused::DuplicateId { other: Incarnation(n) }),
+        any::<(u64, u128, u128)>().prop_map(|(nonce, incarnation, other)| Refused::DuplicateId {
+            nonce: BootNonce(nonce),
+            incarnation: Incarnation(incarnation),
+            other: Incarnation(other),
+        }),
         number().prop_map(|n| Refused::Amnesia { acknowledged: Seq(n) }),
         Just(Refused::NotAMember),
         (number(), any::<u128>(), hash()).prop_map(|(at, expected, hash)| Refused::Diverged {

@@ -298,6 +298,7 @@ async fn a_wrong_secret_is_refused() {
     let refused = knock(&b.address, &["t"], 0).await.err().expect("refused");
     assert!(matches!(refused, Refused::ByPeer(Verdict::Secret)), "{refused}");
     b.refused("refused_secret").await;
+    assert_eq!(b.bus.counters().stats.peer.frames_refused.get(), 1);
 }
 
 #[tokio::test]

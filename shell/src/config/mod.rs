@@ -34,6 +34,10 @@ pub struct Config {
     pub ack: Ack,
     /// `BASE_FORWARD`.
     pub forward: Forward,
+    /// `BASE_ALLOWED_HOSTS`: names, in lower case, under which clients reach
+    /// this node beside the members' addresses; one without a port is meant
+    /// with any.
+    pub allowed_hosts: Vec<String>,
     /// Bounds on what comes in.
     pub limits: Limits,
     /// How much log is kept for peers that lag.
@@ -93,7 +97,8 @@ pub struct Limits {
     /// How long a write waits for a writer during an election or hand-over,
     /// and a read for its session's position; 5 s.
     pub wait_timeout: Duration,
-    /// How long a write waits for its acknowledgement; 15 s.
+    /// How long a write waits for its acknowledgement, beyond its
+    /// `statement_timeout`; 15 s.
     pub ack_timeout: Duration,
     /// Open client connections; 4,096.
     pub connections_max: usize,
@@ -156,6 +161,7 @@ impl Config {
             token: None,
             ack: Ack::default(),
             forward: Forward::Proxy,
+            allowed_hosts: Vec::new(),
             limits: Limits::default(),
             log_bytes_max: 1 << 30,
             log_age_max: Duration::from_secs(72 * 3600),

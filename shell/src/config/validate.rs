@@ -75,6 +75,7 @@ impl Reader<'_> {
             true => Some(self.parsed("static-writer", "write http://host:port", member_url)?),
             false => None,
         };
+        let allowed_hosts = self.hosts();
         let limits = self.limits();
         let log_bytes_max = self.parsed("log-max-bytes", "e.g. 1GiB", units::size);
         let log_age_max = self.duration("log-max-age");
@@ -95,6 +96,7 @@ impl Reader<'_> {
         config.token = token?.map(Secret::new);
         config.ack = ack?;
         config.forward = forward?;
+        config.allowed_hosts = allowed_hosts?;
         config.limits = limits?;
         config.log_bytes_max = log_bytes_max?;
         config.log_age_max = log_age_max?;
@@ -161,6 +163,25 @@ impl Reader<'_> {
             }
         }
         Some(seats)
+    }
+
+    fn hosts(&mut self) -> Option<Vec<String>> {
+        let Some(raw) = self.sources.get("allowed-hosts") else { return Some(Vec::new()) };
+        let mut hosts = Vec::new();
+        for item in raw.text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            match host_name(item) {
+                Ok(host) => hosts.push(host),
+                Err(problem) => {
+                    self.fault(
+                        "allowed-hosts",
+                        format!("{item:?}: {problem}"),
+                        "write name or name:port, e.g. db.example.com",
+                    );
+                    return None;
+                }
+            }
+        }
+        Some(hosts)
     }
 
     /// The value of a secret, from itself or its file; `Some(None)` if unset.
@@ -379,6 +400,33 @@ fn listen_address(text: &str) -> Result<String, String> {
         Ok(_) => Ok(text.to_string()),
         Err(_) => Err("its port is not a number from 1 to 65535".into()),
     }
+}
+
+/// Reads `name`, `name:port`, or an address, IPv6 in brackets: what a `Host`
+/// header may say.
+fn host_name(text: &str) -> Result<String, String> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    if text.contains("://") || text.contains('/') {
+        return Err("it is a URL and not a host".into());
+    }
+    if host.contains('*') {
+        return Err("patterns are not understood; name each host".into());
+    }
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let legal = match bracketed {
+        Some(inside) => inside.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)),
+    };
+    if !legal {
+        return Err("its host is not a name or address (IPv6 stands in brackets)".into());
+    }
+    if port.is_some_and(|port| port.parse::<u16>().map_or(true, |port| port == 0)) {
+        return Err("its port is not a number from 1 to 65535".into());
+    }
+    Ok(text.to_ascii_lowercase())
 }
 
 /// Reads the URL of a member: `http://host:port`, nothing more.

@@ -69,3 +69,25 @@ pub fn report(node: &NodeId, now: Now, event: &Event, stats: &PeerStats) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base_ha_core::ids::{Seq, Term};
+    use base_ha_core::io::StepDownReason;
+
+    #[test]
+    fn what_an_operator_must_look_at_is_counted() {
+        let (node, stats) = (NodeId::new("n").expect("legal"), PeerStats::default());
+        for event in [
+            Event::Diverged { node: node.clone(), at: Seq(1) },
+            Event::DivergedWithoutMajority { at: Seq(1) },
+            Event::BecameWriter { term: Term(1) },
+            Event::SteppedDown { term: Term(1), reason: StepDownReason::Unfit },
+        ] {
+            report(&node, Now::default(), &event, &stats);
+        }
+        let counted = (stats.divergences.get(), stats.elections_won.get(), stats.stepped_down.get());
+        assert_eq!(counted, (2, 1, 1));
+    }
+}

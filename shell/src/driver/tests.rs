@@ -1,15 +1,16 @@
 //! The loop with a log that confirms everything and no peers.
 #![allow(clippy::result_large_err, reason = "a worker that has ended gives the job back")]
 
-use super::{Driver, Ended, FetchOrder, Parts, StoreSide};
-use crate::api::{LogJob, NodeEvent, StoreJob, View};
+use super::{Driver, Ended, FetchOrder, Parts, PauseApply, StoreSide};
+use crate::api::{LogJob, NodeEvent, Organ, StoreJob, View};
 use crate::app::NodeHandle;
 use crate::bus::Bus;
 use crate::config::Config;
 use crate::env::WorkerHandle;
 use crate::env::real::RealEnv;
+use crate::metrics::Stats;
 use base_ha_core::ids::{BootNonce, ClusterId, ContentHash, NodeId, Seq, Url};
-use base_ha_core::io::{Boot, Record, Recovered, Refusal, Route};
+use base_ha_core::io::{Boot, Input, Record, Recovered, Refusal, Route};
 use base_ha_core::message::Envelope;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -41,6 +42,8 @@ struct Alone {
     interrupted: Arc<AtomicU64>,
     pins: Arc<Mutex<Vec<bool>>>,
     bus: Nobody,
+    pause: PauseApply,
+    stats: Arc<Stats>,
 }
 
 /// A sole voter whose log and store say yes to everything, at once.
@@ -90,6 +93,7 @@ fn alone() -> Alone {
     });
     let (view_sender, view) = watch::channel(Arc::new(View::default()));
     let bus = Nobody::default();
+    let stats: Arc<Stats> = Arc::default();
     let driver = Driver::new(Parts {
         env: RealEnv,
         boot: Boot { config: config.core.clone(), seed: [3; 32], nonce: BootNonce(1), recovered: Recovered::default() },
@@ -100,9 +104,10 @@ fn alone() -> Alone {
         store: Some(StoreSide { worker, interrupt }),
         view: view_sender,
         fetch: Box::new(|_: FetchOrder| panic!("nobody to fetch from")),
-        stats: Arc::default(),
+        stats: stats.clone(),
     });
-    Alone { node, view, task: tokio::spawn(driver.run()), log_alive, interrupted, pins, bus }
+    let pause = PauseApply(driver.task_sender.clone());
+    Alone { node, view, task: tokio::spawn(driver.run()), log_alive, interrupted, pins, bus, pause, stats }
 }
 
 impl Alone {
@@ -161,6 +166,35 @@ async fn a_fatal_event_ends_the_loop_at_once() {
 }
 
 #[tokio::test]
+async fn a_failed_snapshot_is_counted() {
+    let mut alone = alone();
+    alone.writable().await;
+    alone.node.tell(NodeEvent::Core(Box::new(Input::SnapshotFailed))).expect("alive");
+    alone.node.status().await.expect("alive");
+    assert_eq!(alone.stats.peer.snapshots_failed.get(), 1);
+}
+
+#[tokio::test]
+async fn apply_goes_on_after_a_pause_that_came_to_nothing() {
+    let mut alone = alone();
+    alone.writable().await;
+    alone.pause.pause().await.expect("alive");
+    let before = alone.node.status().await.expect("alive").applied;
+    let payloads = vec![bytes::Bytes::from_static(b"x")];
+    alone.node.tell(NodeEvent::Propose { id: 1, payloads }).expect("alive");
+    let committed = alone.view.wait_for(|view| view.commit > before);
+    timeout(PATIENCE, committed).await.expect("in time").expect("alive");
+    assert_eq!(alone.node.status().await.expect("alive").applied, before, "paused");
+    alone.pause.resume();
+    let applied = async {
+        while alone.node.status().await.expect("alive").applied == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, applied).await.expect("it goes on");
+}
+
+#[tokio::test]
 async fn a_worker_that_has_ended_is_fatal() {
     let mut alone = alone();
     alone.writable().await;
@@ -180,4 +214,24 @@ async fn a_stop_is_graceful_and_takes_the_pin_from_the_store() {
     assert_eq!(pins.lock().expect("fine").last(), Some(&false));
     assert_eq!(interrupted.load(Ordering::Relaxed), 1);
     assert_eq!(node.read_index().await, Err(Refusal::Stopping));
+}
+
+/// Room in the log says nothing of room for the store, and the reverse.
+#[tokio::test]
+async fn a_disk_is_full_until_both_have_room() {
+    use base_ha_core::io::{StoreHealth, Unfit};
+    let mut alone = alone();
+    alone.writable().await;
+    let unfit = async |alone: &Alone| alone.node.status().await.expect("alive").unfit;
+    let tell = |alone: &Alone, event| alone.node.tell(event).expect("alive");
+    tell(&alone, NodeEvent::Health(Organ::Store, StoreHealth::Full));
+    tell(&alone, NodeEvent::Health(Organ::Log, StoreHealth::Full));
+    assert_eq!(unfit(&alone).await, Some(Unfit::DiskFull));
+    tell(&alone, NodeEvent::Health(Organ::Log, StoreHealth::Well));
+    assert_eq!(unfit(&alone).await, Some(Unfit::DiskFull), "the store has none");
+    tell(&alone, NodeEvent::Health(Organ::Log, StoreHealth::Full));
+    tell(&alone, NodeEvent::Health(Organ::Store, StoreHealth::Well));
+    assert_eq!(unfit(&alone).await, Some(Unfit::DiskFull), "the log has none");
+    tell(&alone, NodeEvent::Health(Organ::Log, StoreHealth::Well));
+    assert_eq!(unfit(&alone).await, None);
 }

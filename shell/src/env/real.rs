@@ -4,8 +4,9 @@
 //! Decides how a worker waits and what its panic means. Knows nothing of what
 //! workers do.
 
-use super::{Env, Work, WorkerHandle};
+use super::{Env, Home, Work, WorkerHandle};
 use base_ha_core::time::{MonoTime, Now, WallTime};
+use rustix::net::sockopt;
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::VecDeque;
 use std::io;
@@ -53,14 +54,13 @@ impl Env for RealEnv {
 
     async fn accept(&self, listener: &mut TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, peer) = listener.accept().await?;
-        // Answers are written whole: waiting for more to send only adds delay.
-        stream.set_nodelay(true)?;
+        tune(&stream)?;
         Ok((stream, peer))
     }
 
     async fn connect(&self, address: &str) -> io::Result<TcpStream> {
         let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
+        tune(&stream)?;
         Ok(stream)
     }
 
@@ -72,7 +72,7 @@ impl Env for RealEnv {
             die(&format!("the system gives no thread for worker {name}: {error}"));
         }
         let sender = Sender(mailbox);
-        WorkerHandle::new(move |job| sender.0.put(job))
+        WorkerHandle::with_quiet(move |job, quiet| sender.0.put(job, quiet))
     }
 
     async fn blocking<R: Send + 'static>(&self, call: impl FnOnce() -> R + Send + 'static) -> R {
@@ -83,6 +83,17 @@ impl Env for RealEnv {
             Err(error) if error.is_cancelled() => std::future::pending().await,
             Err(error) => die(&format!("a blocking call failed: {error}")),
         }
+    }
+
+    fn home(&self) -> io::Result<Home> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new().name("node".to_owned()).spawn(move || {
+            // Ends when the sender is dropped; nobody sends.
+            let _ = runtime.block_on(stopped);
+        })?;
+        Ok(Home::apart(handle, stop))
     }
 
     fn watchdog(&self, turn: Arc<AtomicU64>) {
@@ -106,6 +117,28 @@ impl Env for RealEnv {
             die(&format!("the system gives no thread for the watchdog: {error}"));
         }
     }
+}
+
+/// How long a connection may be idle before the kernel asks whether the other
+/// end is still there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// How often it asks then.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+/// How long sent bytes may lack an acknowledgement before the connection is
+/// dead: otherwise the kernel goes on for a quarter of an hour.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
+
+/// Sets what every connection needs.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    // Answers are written whole: waiting for more to send only adds delay.
+    stream.set_nodelay(true)?;
+    // A client whose machine or network vanished would hold its place for ever.
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_EVERY)?;
+    let milliseconds = u32::try_from(UNACKNOWLEDGED_MAX.as_millis()).unwrap_or(u32::MAX);
+    sockopt::set_tcp_user_timeout(stream, milliseconds)?;
+    Ok(())
 }
 
 /// What the watchdog saw last. It counts its own looks, not the clock: after a
@@ -157,6 +190,10 @@ struct Mailbox<J> {
 struct Inbox<J> {
     jobs: VecDeque<J>,
     asleep: bool,
+    /// One of the jobs is not quiet.
+    loud: bool,
+    /// Quiet jobs alone don't wake the worker.
+    deaf: bool,
     /// The worker has ended.
     ended: bool,
     /// The last handle was dropped.
@@ -172,9 +209,16 @@ impl<J> Drop for Sender<J> {
     }
 }
 
+impl<J> Inbox<J> {
+    fn worth_waking(&self) -> bool {
+        self.loud || !self.deaf && !self.jobs.is_empty()
+    }
+}
+
 impl<J> Mailbox<J> {
     fn new() -> Self {
-        let inbox = Inbox { jobs: VecDeque::new(), asleep: false, ended: false, closed: false };
+        let inbox =
+            Inbox { jobs: VecDeque::new(), asleep: false, loud: false, deaf: false, ended: false, closed: false };
         Self { inner: Mutex::new(inbox), arrived: Condvar::new() }
     }
 
@@ -183,13 +227,14 @@ impl<J> Mailbox<J> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put(&self, job: J) -> Result<(), J> {
+    fn put(&self, job: J, quiet: bool) -> Result<(), J> {
         let mut inbox = self.lock();
         if inbox.ended {
             return Err(job);
         }
         inbox.jobs.push_back(job);
-        let wake = std::mem::take(&mut inbox.asleep);
+        inbox.loud |= !quiet;
+        let wake = inbox.worth_waking() && std::mem::take(&mut inbox.asleep);
         drop(inbox);
         if wake {
             self.arrived.notify_one();
@@ -198,14 +243,17 @@ impl<J> Mailbox<J> {
     }
 
     /// Moves what has come in to the end of `jobs`; sleeps until there is
-    /// something if `wait`. False once the last handle is gone and nothing came.
-    fn take(&self, jobs: &mut VecDeque<J>, wait: bool) -> bool {
+    /// something if `wait`, more than quiet jobs if it is `deaf` to them. False
+    /// once the last handle is gone and nothing came.
+    fn take(&self, jobs: &mut VecDeque<J>, wait: bool, deaf: bool) -> bool {
         let mut inbox = self.lock();
-        while inbox.jobs.is_empty() && wait && !inbox.closed {
+        inbox.deaf = deaf;
+        while wait && !inbox.worth_waking() && !inbox.closed {
             inbox.asleep = true;
             inbox = self.arrived.wait(inbox).unwrap_or_else(PoisonError::into_inner);
         }
         inbox.asleep = false;
+        inbox.loud = false;
         if inbox.jobs.is_empty() {
             return !inbox.closed;
         }
@@ -223,7 +271,7 @@ fn work_loop<J, W: Work<J>>(name: &'static str, mailbox: &Mailbox<J>, mut work: 
         let mut jobs = VecDeque::new();
         let mut again = false;
         loop {
-            let open = mailbox.take(&mut jobs, !again);
+            let open = mailbox.take(&mut jobs, !again, work.deaf());
             if jobs.is_empty() || !(open || again) {
                 if open {
                     again = false;
@@ -268,6 +316,21 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
+    #[tokio::test]
+    async fn both_ends_of_a_connection_find_out_that_the_other_is_gone() {
+        let env = RealEnv;
+        let mut listener = env.bind("127.0.0.1:0").await.expect("bound");
+        let address = env.local_address(&listener).expect("bound").to_string();
+        let (near, far) = tokio::join!(env.connect(&address), env.accept(&mut listener));
+        for stream in [near.expect("connected"), far.expect("accepted").0] {
+            assert!(stream.nodelay().expect("a socket"));
+            assert!(sockopt::socket_keepalive(&stream).expect("a socket"));
+            assert_eq!(sockopt::tcp_keepidle(&stream), Ok(KEEPALIVE_IDLE));
+            assert_eq!(sockopt::tcp_keepintvl(&stream), Ok(KEEPALIVE_EVERY));
+            assert_eq!(sockopt::tcp_user_timeout(&stream), Ok(60_000));
+        }
+    }
+
     #[test]
     fn a_worker_that_takes_one_at_a_time_gets_them_all_in_order() {
         let (seen, saw) = mpsc::channel();
@@ -302,6 +365,32 @@ mod tests {
         assert!(saw.recv_timeout(Duration::from_millis(50)).is_err(), "it was called without a new job");
         worker.send(9).expect("alive");
         assert_eq!(saw.recv_timeout(PATIENCE), Ok(vec![1, 9]));
+    }
+
+    struct Deaf(mpsc::Sender<Vec<u32>>);
+
+    impl Work<u32> for Deaf {
+        fn run(&mut self, jobs: &mut VecDeque<u32>) {
+            let _ = self.0.send(jobs.drain(..).collect());
+        }
+
+        fn deaf(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn quiet_jobs_wait_for_a_loud_one_and_keep_their_place() {
+        let (seen, saw) = mpsc::channel();
+        let worker = RealEnv.worker("deaf", Deaf(seen));
+        worker.send_quiet(1).expect("alive");
+        worker.send_quiet(2).expect("alive");
+        assert!(saw.recv_timeout(Duration::from_millis(50)).is_err(), "it was woken for quiet jobs");
+        worker.send(3).expect("alive");
+        assert_eq!(saw.recv_timeout(PATIENCE), Ok(vec![1, 2, 3]));
+        worker.send_quiet(4).expect("alive");
+        drop(worker);
+        assert_eq!(saw.recv_timeout(PATIENCE), Ok(vec![4]), "quiet jobs are done before the end");
     }
 
     #[test]

@@ -76,7 +76,7 @@ fn foreigner<E: Env, B>(conn: &Conn<E>, request: &Request<B>) -> Result<(), ApiE
     if !known {
         let text = host.to_str().unwrap_or("");
         if !is_ours(conn, text) {
-            let text = format!("{text:?} is neither loopback nor a member's address");
+            let text = format!("{text:?} is neither loopback, nor a member's address, nor in BASE_ALLOWED_HOSTS");
             return Err(ApiError::new(403, "foreign_host", text));
         }
         conn.cache().host = Some(host.clone());
@@ -97,7 +97,7 @@ fn foreigner<E: Env, B>(conn: &Conn<E>, request: &Request<B>) -> Result<(), ApiE
 }
 
 /// Whether a `Host` is this node or cluster: loopback, a member's address, this
-/// node's own. A name that isn't, is how a page reaches a loopback node by
+/// node's own, or one that the settings allow. A name that isn't, is how a page reaches a loopback node by
 /// rebinding its own name's address.
 fn is_ours<E: Env>(conn: &Conn<E>, host: &str) -> bool {
     let name = without_port(host);
@@ -110,6 +110,10 @@ fn is_ours<E: Env>(conn: &Conn<E>, host: &str) -> bool {
     // asked for by number wasn't reached by way of a rebound name.
     let everywhere = matches!(without_port(&config.http), "0.0.0.0" | "[::]" | "");
     if everywhere && address.is_some_and(|address| address != IpAddr::V4(Ipv4Addr::UNSPECIFIED)) {
+        return true;
+    }
+    let allowed = |other: &String| other.eq_ignore_ascii_case(host) || other.eq_ignore_ascii_case(name);
+    if config.allowed_hosts.iter().any(allowed) {
         return true;
     }
     let same = |other: &str| host.eq_ignore_ascii_case(other) || name.eq_ignore_ascii_case(without_port(other));

@@ -16,7 +16,7 @@ use crate::env::Env;
 use crate::error::ApiError;
 use crate::sqljson;
 use crate::store::read::{ReadAnswer, ReadError, ReadRequest};
-use base_ha_core::ids::{ClusterId, Seq, Term, Url};
+use base_ha_core::ids::{ClusterId, Seq, Url};
 use base_ha_core::io::{Part, Unfit};
 use hyper::Response;
 use hyper::header::HeaderValue;
@@ -62,11 +62,12 @@ async fn session<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
 async fn linearizable<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
     let wait = conn.app.config.limits.wait_timeout;
     let hop = query.hop;
+    let id = write::mint(conn);
     let mut seek = Seek::new(conn, hop.as_ref());
     loop {
         match seek.next().await? {
             Place::There(url, term) => {
-                if let Some(response) = pass(conn, &query, &url, term).await? {
+                if let Some(response) = pass(conn, &query, &url, Hop { term, id }).await? {
                     return Ok(response);
                 }
             }
@@ -97,15 +98,16 @@ async fn linearizable<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
 }
 
 /// Has the writer answer a read that this node can't, because of `why`.
-pub(crate) async fn elsewhere<E: Env>(conn: &Conn<E>, query: &mut Query, why: ApiError) -> Answer {
+async fn elsewhere<E: Env>(conn: &Conn<E>, query: &mut Query, why: ApiError) -> Answer {
     let hop = query.hop;
+    let id = write::mint(conn);
     let mut seek = Seek::new(conn, hop.as_ref());
     loop {
         match seek.next().await? {
             // The writer itself can't: there is no better place.
             Place::Here(_) => return Err(why),
             Place::There(url, term) => {
-                if let Some(response) = pass(conn, query, &url, term).await? {
+                if let Some(response) = pass(conn, query, &url, Hop { term, id }).await? {
                     return Ok(response);
                 }
             }
@@ -115,12 +117,13 @@ pub(crate) async fn elsewhere<E: Env>(conn: &Conn<E>, query: &mut Query, why: Ap
 }
 
 /// Passes a read on; `None` if it may be tried again. That a read's answer was
-/// lost is no reason not to: it changed nothing.
+/// lost is no reason not to: it changed nothing. Should the writer, whose schema
+/// may be newer, find that it writes after all, all tries have one id.
 async fn pass<E: Env>(
     conn: &Conn<E>,
     query: &Query,
     to: &Url,
-    term: Term,
+    hop: Hop,
 ) -> Result<Option<Response<respond::Body>>, ApiError> {
     if query.options.local {
         return Err(not_writer(&conn.app.view.borrow()));
@@ -130,7 +133,6 @@ async fn pass<E: Env>(
     }
     let limits = &conn.app.config.limits;
     let limit = limits.wait_timeout + limits.statement_timeout;
-    let hop = Hop { term, id: write::mint(conn) };
     match forward::pass(conn, to, hop, &query.head, &query.body, limit).await {
         Ok(response) if response.status() == 421 => Ok(None),
         Ok(response) => Ok(Some(forward::answer(response))),
@@ -156,7 +158,12 @@ async fn run<E: Env>(conn: &Conn<E>, query: &mut Query, at_least: Option<Seq>) -
         Level::Linearizable => query.parsed.statements.clone(),
         Level::Local | Level::Session => std::mem::take(&mut query.parsed.statements),
     };
-    let request = ReadRequest { statements, many: query.parsed.many, limits: query::limits(conn), at_least };
+    let request = ReadRequest {
+        statements,
+        many: query.parsed.many,
+        limits: query::limits(conn, conn.app.env.now().mono),
+        at_least,
+    };
     let answer = conn.app.sql.run(request).await?;
     // No level ever answers with less than what was asked of it.
     match at_least {

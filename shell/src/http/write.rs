@@ -89,7 +89,8 @@ async fn attempt<E: Env>(conn: &Conn<E>, query: &mut Query, id: RequestId) -> An
     }
 }
 
-/// How long the writer may take: its own waits, and some for the wire.
+/// How long the writer may take: to find out that it is the writer, to run the
+/// SQL, to have it acknowledged, and some for the wire.
 fn pass_limit<E: Env>(conn: &Conn<E>, ack: Ack) -> Duration {
     let limits = &conn.app.config.limits;
     let acks = if ack == Ack::All { 2 } else { 1 };
@@ -118,6 +119,10 @@ async fn submit<E: Env>(
     let mut body_digest = [0; 16];
     body_digest.copy_from_slice(&blake3::hash(&query.body).as_bytes()[..16]);
     let (reply, answer) = oneshot::channel();
+    let limits = query::limits(conn, query.arrived);
+    // The SQL may run until its deadline; only what comes after is the wait
+    // for others. A shorter bound would call unknown what is still running.
+    let answered_by = limits.deadline.after(app.config.limits.ack_timeout);
     let request = WriteRequest {
         id,
         idempotency_key: query.options.key.clone(),
@@ -125,16 +130,14 @@ async fn submit<E: Env>(
         statements,
         many: query.parsed.many,
         ack: query.options.ack,
-        limits: query::limits(conn),
+        limits,
         reply,
     };
-    if app.store.send(StoreJob::Write(request)).is_err() {
+    if app.store.send_quiet(StoreJob::Write(request)).is_err() {
         return Err(if query.hop.is_some() { not_writer(&app.view.borrow()) } else { stopping() });
     }
     let mut held = Held::new(answer, permit, app.stats.clone());
-    // The store itself ends what is over its statement time, in the queue or
-    // running, and says so; the acknowledgement's time begins only then.
-    let bound = app.config.limits.statement_timeout + app.config.limits.ack_timeout;
+    let bound = answered_by.since(app.env.now().mono);
     match timeout(bound, held.answer()).await {
         Err(_) => Err(unknown(id, &format!("the write was not acknowledged within {bound:?}"))),
         Ok(None | Some(Err(WriteError::Unknown))) => {

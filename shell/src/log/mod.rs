@@ -53,6 +53,7 @@ pub use recover::{OpenedLog, RefoundSummary, open};
 pub use worker::LogWorker;
 
 use crate::error::ApiError;
+use crate::metrics::Spread;
 use base_ha_core::ids::Seq;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,17 +77,35 @@ impl LogLimits {
 
 /// Counters of the log, for metrics; written by the log worker only, readable
 /// at any time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LogStats {
+    /// Time that each appending transaction took, fsync included.
+    pub fsync_seconds: Spread,
+    /// Entries in each of them.
+    pub fsync_entries: Spread,
     first: AtomicU64,
     last: AtomicU64,
     bytes: AtomicU64,
     entries_appended: AtomicU64,
     bytes_appended: AtomicU64,
-    syncs: AtomicU64,
-    sync_nanos: AtomicU64,
     orphans: AtomicU64,
     orphan_bytes: AtomicU64,
+}
+
+impl Default for LogStats {
+    fn default() -> Self {
+        Self {
+            fsync_seconds: Spread::from(50),
+            fsync_entries: Spread::from(1),
+            first: AtomicU64::default(),
+            last: AtomicU64::default(),
+            bytes: AtomicU64::default(),
+            entries_appended: AtomicU64::default(),
+            bytes_appended: AtomicU64::default(),
+            orphans: AtomicU64::default(),
+            orphan_bytes: AtomicU64::default(),
+        }
+    }
 }
 
 impl LogStats {
@@ -100,8 +119,7 @@ impl LogStats {
         Seq(self.last.load(Ordering::Relaxed))
     }
 
-    /// Bytes of `log.db` in use, orphans included, as of the last trim or
-    /// checkpoint.
+    /// Bytes of `log.db` in use, orphans included, as of about a second ago.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -118,12 +136,7 @@ impl LogStats {
 
     /// Appending transactions since the start; each ended with an fsync.
     pub fn syncs(&self) -> u64 {
-        self.syncs.load(Ordering::Relaxed)
-    }
-
-    /// Time spent in those transactions, in total.
-    pub fn sync_time(&self) -> Duration {
-        Duration::from_nanos(self.sync_nanos.load(Ordering::Relaxed))
+        self.fsync_seconds.count()
     }
 
     /// Forgotten entries that wait for an operator or the journal.

@@ -6,16 +6,16 @@
 //! # A full disk
 //! Nothing of the failed transaction is on disk and nothing of it is
 //! confirmed. The record stays at the head of the queue, every later one waits
-//! behind it, [`StoreHealth::Full`] is reported once, and it is tried again
+//! behind it, [`NodeEvent::LogFull`] is reported once, and it is tried again
 //! with back-off whenever a job comes in ([`LogJob::Tick`] at the latest).
-//! Reads and trims go on meanwhile: trimming is what makes room.
-//! [`StoreHealth::Well`] is reported when the record is durable.
+//! Reads and trims go on meanwhile: trimming is what makes room. That there is
+//! room again is reported when the record is durable.
 
 use super::entries::{Change, Entries, Meta};
 use super::hard_state::{HardStateFile, decode_position, encode_position};
 use super::lock::DataDir;
 use super::{LogError, LogLimits, LogStats, orphans, retention};
-use crate::api::{LogJob, NodeEvent};
+use crate::api::{LogJob, NodeEvent, Organ};
 use crate::env::{Env, Work};
 use crate::error::ApiError;
 use base_ha_core::entry::Entry;
@@ -183,9 +183,11 @@ impl<E: Env> LogWorker<E> {
                 self.checkpointed = self.checkpointed.max(Seq(below.0.saturating_sub(1)));
                 self.settled = self.settled.max(self.checkpointed);
             }
-            LogJob::BeginInstall { position, reply } => {
+            LogJob::BeginInstall { position, keep_log, reply } => {
                 let intent = encode_intent(&position, self.settled);
-                let done = self.write(|entries| entries.set_meta(Meta::InstallIntent, Some(&intent)));
+                let done = self
+                    .may_install(position, keep_log)
+                    .and_then(|()| self.write(|entries| entries.set_meta(Meta::InstallIntent, Some(&intent))));
                 let _ = reply.send(done);
             }
             LogJob::FinishInstall { position, membership, reply } => {
@@ -271,10 +273,9 @@ impl<E: Env> LogWorker<E> {
         log.append(&changes, started.wall)?;
         let taken = changes.len();
         let forgot = keep_min.is_some_and(|keep| keep < before.seq);
-        let nanos = base_ha_core::time::nanos(self.env.now().mono.since(started.mono));
         let stats = &self.stats;
-        stats.syncs.fetch_add(1, Ordering::Relaxed);
-        stats.sync_nanos.fetch_add(nanos, Ordering::Relaxed);
+        stats.fsync_seconds.observe_time(self.env.now().mono.since(started.mono));
+        stats.fsync_entries.observe(count);
         stats.entries_appended.fetch_add(count, Ordering::Relaxed);
         stats.bytes_appended.fetch_add(bytes as u64, Ordering::Relaxed);
         stats.last.store(log.end().seq.0, Ordering::Relaxed);
@@ -360,6 +361,7 @@ impl<E: Env> LogWorker<E> {
             return Ok(());
         }
         self.noted = now;
+        self.stats.bytes.store(log.bytes_used()?, Ordering::Relaxed);
         self.hard.note_high_water(end).map_err(|e| LogError::Failed(format!("hard state: {e}")))
     }
 
@@ -415,20 +417,29 @@ impl<E: Env> LogWorker<E> {
         self.fail(&error);
     }
 
+    /// Whether a snapshot fits this log: asked before anything is replaced, for
+    /// afterwards there is no way back.
+    fn may_install(&mut self, position: Position, keep_log: bool) -> Result<(), ApiError> {
+        let log = self.open_entries()?;
+        if position.seq < log.base().seq {
+            return Err(too_old(position, log.base()));
+        }
+        if keep_log && !log.contains(&position)? {
+            return Err(ApiError::new(
+                409,
+                "snapshot_ahead",
+                format!("the snapshot ends at {} and this log does not hold that yet", position.seq),
+            ));
+        }
+        Ok(())
+    }
+
     fn finish_install(&mut self, position: Position, membership: &Membership) -> Result<bool, ApiError> {
         let wall = self.env.now().wall;
         let settled = self.settled.min(position.seq);
         let log = self.open_entries()?;
         if position.seq < log.base().seq {
-            return Err(ApiError::new(
-                409,
-                "snapshot_too_old",
-                format!(
-                    "the snapshot ends at {} and this log begins after {}: what lies between is nowhere here",
-                    position.seq,
-                    log.base().seq
-                ),
-            ));
+            return Err(too_old(position, log.base()));
         }
         if log.contains(&position)? {
             self.write(|log| log.set_meta(Meta::InstallIntent, None))?;
@@ -490,7 +501,7 @@ impl<E: Env> LogWorker<E> {
         let wait = self.full.map_or(FULL_WAIT_MIN, |full| (full.wait * 2).min(FULL_WAIT_MAX));
         if self.full.is_none() {
             tracing::error!("no space left for the log: nothing is acknowledged until there is");
-            (self.out)(NodeEvent::Health(StoreHealth::Full));
+            (self.out)(NodeEvent::Health(Organ::Log, StoreHealth::Full));
         }
         self.full = Some(Full { again: self.env.now().mono.after(wait), wait });
     }
@@ -498,7 +509,7 @@ impl<E: Env> LogWorker<E> {
     fn leave_full(&mut self) {
         if self.full.take().is_some() {
             tracing::info!("there is space for the log again");
-            (self.out)(NodeEvent::Health(StoreHealth::Well));
+            (self.out)(NodeEvent::Health(Organ::Log, StoreHealth::Well));
         }
     }
 
@@ -547,6 +558,17 @@ fn encode_intent(position: &Position, settled: Seq) -> Vec<u8> {
 pub(super) fn decode_intent(bytes: &[u8]) -> Option<(Position, Seq)> {
     let (position, settled) = bytes.split_first_chunk::<48>()?;
     Some((decode_position(position)?, Seq(u64::from_le_bytes(settled.try_into().ok()?))))
+}
+
+fn too_old(position: Position, base: Position) -> ApiError {
+    ApiError::new(
+        409,
+        "snapshot_too_old",
+        format!(
+            "the snapshot ends at {} and this log begins after {}: what lies between is nowhere here",
+            position.seq, base.seq
+        ),
+    )
 }
 
 fn closed() -> LogError {

@@ -15,13 +15,15 @@ pub(super) struct Peers<E: Env> {
     pub(super) bus: DirectBus<E>,
     /// None at a witness.
     pub(super) snapshots: Option<Server<E>>,
+    /// Where the node loop runs: frames are read and answered there.
+    pub(super) home: tokio::runtime::Handle,
 }
 
 impl<E: Env> PeerEndpoint for Peers<E> {
     fn peer(&self, mut request: Request<Incoming>) -> Later<'static, Response<Body>> {
         let response = match self.bus.accept_upgrade(&mut request) {
             Ok(inbound) => {
-                tokio::spawn(self.bus.clone().serve_frames(inbound));
+                self.home.spawn(self.bus.clone().serve_frames(inbound));
                 switching_protocols(Body::empty())
             }
             Err(error) => refusal(&error),

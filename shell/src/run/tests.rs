@@ -1,5 +1,7 @@
 //! Whole nodes in one process, over real sockets and disks.
 
+mod metrics;
+
 use super::run;
 use crate::config::{Config, Secret};
 use crate::env::real::RealEnv;
@@ -237,6 +239,13 @@ async fn an_empty_disk_under_an_old_name_gets_a_snapshot_where_the_log_is_gone()
     nodes[2] = Some(start(small(2)));
     until_rows(&addresses[2], "SELECT count(*), sum(length(b)) FROM t", json!([[24, 24_000_000]])).await;
     ready(&addresses[2]).await;
+    let count = async |n: usize, name: &str| {
+        let (_, text) = request(&addresses[n], "GET", "/metrics", "").await.expect("an answer");
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("base_ha_{name}_total ")));
+        line.and_then(|number| number.parse::<u64>().ok()).expect("a number")
+    };
+    assert!(count(2, "snapshots_installed").await >= 1);
+    assert!(count(0, "snapshots_sent").await + count(1, "snapshots_sent").await >= 1);
     // And it goes on with the log.
     assert_eq!(sql(&addresses[2], "/query", "INSERT INTO t VALUES (100, x'00')").await.0, 200);
     for address in &addresses {

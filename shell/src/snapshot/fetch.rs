@@ -39,12 +39,11 @@ pub struct Fetcher<E: Env> {
     pub bus: DirectBus<E>,
     /// The log worker.
     pub log: WorkerHandle<LogJob>,
-    /// The store worker.
-    pub store: WorkerHandle<StoreJob>,
+    /// The store worker, and who else has `data.db` open; a witness has none
+    /// of it, and only begins its log anew where a copy says that it may.
+    pub data: Option<(WorkerHandle<StoreJob>, Arc<dyn Readers>)>,
     /// Told when all is done.
     pub node: NodeHandle,
-    /// Who has `data.db` open to read it.
-    pub readers: Arc<dyn Readers>,
     /// Failures since the last success.
     pub failures: AtomicU32,
 }
@@ -98,6 +97,9 @@ impl<E: Env> Fetcher<E> {
                 let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(16);
                 let wait = (BACKOFF_MIN * (1 << failures)).min(BACKOFF_MAX);
                 tracing::warn!(from = %order.from, reason, again_in = ?wait, "no snapshot");
+                // Not after the wait: the data is as it was, and readers may
+                // wait for what is committed meanwhile.
+                order.pause.resume();
                 // The core asks again as soon as it is told: waiting here keeps
                 // a node that cannot be helped from hammering the others.
                 tokio::time::sleep(wait).await;
@@ -129,20 +131,23 @@ impl<E: Env> Fetcher<E> {
     /// Puts the received file in place.
     pub(super) async fn install(&self, order: &FetchOrder, header: Header, file: TempFile) -> Result<Input, Failure> {
         let gone = |_| Failure::Harmless("this node is stopping".to_owned());
+        let Some((store, readers)) = &self.data else {
+            return self.begin_log(header, file).await;
+        };
         order.pause.pause().await.map_err(|_| Failure::Harmless("this node is stopping".to_owned()))?;
 
         // First the log notes what is about to happen: a crash right after the
         // file was moved leaves a log that ends below `data.db`, which would
         // be taken for amnesia.
         let (reply, noted) = oneshot::channel();
-        let job = LogJob::BeginInstall { position: header.position, reply };
+        let job = LogJob::BeginInstall { position: header.position, keep_log: order.reseed, reply };
         self.log.send(job).map_err(|_| Failure::Harmless("the log worker has ended".to_owned()))?;
         flatten(noted.await.map_err(gone)?).map_err(Failure::Harmless)?;
 
-        let closed = Closed::new(&*self.readers);
+        let closed = Closed::new(&**readers);
         let (reply, installed) = oneshot::channel();
         let job = StoreJob::Install { file: file.path().to_owned(), reply };
-        self.store.send(job).map_err(|_| Failure::Harmless("the store worker has ended".to_owned()))?;
+        store.send(job).map_err(|_| Failure::Harmless("the store worker has ended".to_owned()))?;
         let installed = flatten(installed.await.map_err(gone)?).map_err(Failure::Harmless)?;
         // The store has moved it.
         file.into_path();
@@ -163,6 +168,32 @@ impl<E: Env> Fetcher<E> {
         let log_reset = flatten(answer).map_err(half)?;
         drop(closed);
         Ok(installed_input(installed, log_reset))
+    }
+
+    /// A witness lacks entries that no log holds any more: its log begins anew
+    /// at a copy's position, under the membership as of there. The copy itself
+    /// is of no more use.
+    async fn begin_log(&self, header: Header, file: TempFile) -> Result<Input, Failure> {
+        let harmless = |error: ApiError| Failure::Harmless(error.to_string());
+        let (file, seen) = self
+            .env
+            .blocking(move || {
+                let seen = crate::store::verify(file.path());
+                (file, seen)
+            })
+            .await;
+        drop(file);
+        let seen = seen.map_err(harmless)?;
+        if seen.position != header.position {
+            return Err(Failure::Harmless("the copy does not contain what was said".to_owned()));
+        }
+        let (reply, finished) = oneshot::channel();
+        let job = LogJob::FinishInstall { position: seen.position, membership: seen.membership.clone(), reply };
+        self.log.send(job).map_err(|_| Failure::Harmless("the log worker has ended".to_owned()))?;
+        let answer = finished.await.map_err(|_| Failure::Harmless("this node is stopping".to_owned()))?;
+        // Whatever it could not write it has not done, or it ends the process.
+        let log_reset = answer.map_err(harmless)?;
+        Ok(installed_input(seen, log_reset))
     }
 }
 

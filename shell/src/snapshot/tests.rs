@@ -12,8 +12,8 @@ use crate::bus::direct::DirectBus;
 use crate::bus::handshake::{Identity, Purpose, Session, accept, connect};
 use crate::config::{Config, Secret};
 use crate::driver::{FetchOrder, PauseApply};
-use crate::env::WorkerHandle;
 use crate::env::real::RealEnv;
+use crate::env::{Work as _, WorkerHandle};
 use crate::error::ApiError;
 use crate::store::backup::{Copied, TempFile};
 use base_ha_core::ids::{ClusterId, ConfigVersion, ContentHash, Hash, Lineage, NodeId, Seq, Term, Url};
@@ -309,7 +309,7 @@ async fn installed(
     let log = WorkerHandle::new(move |job| {
         let mut answers = answers.lock().expect("fine");
         match job {
-            LogJob::BeginInstall { position, reply } => {
+            LogJob::BeginInstall { position, reply, .. } => {
                 assert_eq!(position, AT);
                 told.lock().expect("fine").push("begin");
                 let _ = reply.send(answers.0.take().expect("once"));
@@ -347,14 +347,14 @@ async fn installed(
         dir: dir.path().to_owned(),
         bus: DirectBus::new(RealEnv, &config, node.clone(), Arc::default()),
         log,
-        store,
+        data: Some((store, Arc::new(Told(told)))),
         node,
-        readers: Arc::new(Told(told)),
         failures: AtomicU32::new(0),
     };
     let file = TempFile::create(dir.path()).expect("created");
     let path = file.path().to_owned();
-    let fetch = FetchOrder { from: url, at_least: AT, reseed: false, pause: PauseApply::obliging() };
+    let (pause, _) = PauseApply::obliging();
+    let fetch = FetchOrder { from: url, at_least: AT, reseed: false, pause };
     let header = Header { cluster: ClusterId(9), position: AT, size: 1, hash: AT.hash };
     let result = fetcher.install(&fetch, header, file).await;
     let order = order.lock().expect("fine").clone();
@@ -381,10 +381,86 @@ async fn a_snapshot_that_cannot_be_installed_leaves_no_file() {
 }
 
 #[tokio::test]
+async fn apply_goes_on_before_the_next_attempt_is_waited_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (sender, mut inbox) = mpsc::unbounded_channel();
+    let node = NodeHandle::new(sender);
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|held| held.local_addr()).expect("an address");
+    let from = Url::new(&format!("http://{nobody}"));
+    let config =
+        Config::new(NodeId::new("n").expect("legal"), from.clone(), Vec::new(), String::new(), dir.path().into());
+    let fetcher = Arc::new(Fetcher {
+        env: RealEnv,
+        dir: dir.path().to_owned(),
+        bus: DirectBus::new(RealEnv, &config, node.clone(), Arc::default()),
+        log: WorkerHandle::new(Err),
+        data: Some((WorkerHandle::new(Err), Arc::new(Told(Arc::default())))),
+        node,
+        // As after many: the wait is the longest.
+        failures: AtomicU32::new(16),
+    });
+    let (pause, mut asked) = PauseApply::obliging();
+    let running = tokio::spawn(fetcher.run(FetchOrder { from, at_least: AT, reseed: false, pause }));
+    asked.wait_for(|asked| *asked == Some(false)).await.expect("resumed");
+    assert!(inbox.try_recv().is_err() && !running.is_finished(), "it waits before it says that it failed");
+    running.abort();
+}
+
+#[tokio::test]
 async fn half_an_install_ends_the_process() {
     let (order, result, _) = installed(Ok(()), Ok(AT), Err(ApiError::new(500, "log", "broken"))).await;
     assert_eq!(order, ["begin", "close", "install", "finish", "open"]);
     assert!(matches!(result, Err(Failure::Fatal(_))));
     let (_, result, _) = installed(Ok(()), Ok(Position { seq: Seq(41), ..AT }), Ok(true)).await;
     assert!(matches!(result, Err(Failure::Fatal(_))), "it is not what it said it was");
+}
+
+/// A `data.db` that holds one entry, which names the members.
+fn copied(dir: &std::path::Path) -> (TempFile, Position) {
+    use base_ha_core::entry::{Entry, EntryKind};
+    use base_ha_core::hlc::Hlc;
+    use base_ha_core::ids::StreamId;
+    let home = tempfile::tempdir().expect("a directory");
+    let opened = crate::store::open(RealEnv, home.path(), &crate::config::Limits::default(), |_| ()).expect("opens");
+    let payload = base_ha_core::wire::encode_membership(&membership());
+    let entry = Entry::following(&Position::START, StreamId::SHARED, Term(1), Hlc(1), EntryKind::Config, payload);
+    let mut worker = opened.worker;
+    let (reply, _closed) = tokio::sync::oneshot::channel();
+    let at = entry.position();
+    worker.run(&mut [StoreJob::Apply { entries: vec![entry] }].into());
+    worker.run(&mut [StoreJob::Close { reply }].into());
+    let file = TempFile::create(dir).expect("created");
+    std::fs::copy(crate::store::data_file(home.path()), file.path()).expect("copied");
+    (file, at)
+}
+
+/// Its peers' logs begin after the end of its own: a witness that was away for
+/// long, or that joins an old cluster.
+#[tokio::test]
+async fn a_witness_begins_its_log_at_a_copy() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (file, at) = copied(dir.path());
+    let path = file.path().to_owned();
+    let log = WorkerHandle::new(move |job| {
+        let LogJob::FinishInstall { position, membership: told, reply } = job else { return Err(job) };
+        assert_eq!((position, told), (at, membership()));
+        let _ = reply.send(Ok(true));
+        Ok(())
+    });
+    let (sender, _inbox) = mpsc::unbounded_channel();
+    let node = NodeHandle::new(sender);
+    let url = Url::new("http://127.0.0.1:1");
+    let config =
+        Config::new(NodeId::new("n").expect("legal"), url.clone(), Vec::new(), String::new(), dir.path().into());
+    let bus = DirectBus::new(RealEnv, &config, node.clone(), Arc::default());
+    let fetcher =
+        Fetcher { env: RealEnv, dir: dir.path().to_owned(), bus, log, data: None, node, failures: AtomicU32::new(0) };
+    let order = FetchOrder { from: url, at_least: at, reseed: false, pause: PauseApply::obliging().0 };
+    let header = Header { cluster: ClusterId(9), position: at, size: 1, hash: at.hash };
+    let result = fetcher.install(&order, header, file).await;
+    match result {
+        Ok(Input::SnapshotInstalled { position, log_reset: true, .. }) if position == at => {}
+        other => panic!("{other:?}"),
+    }
+    assert!(!path.exists(), "the copy is gone");
 }

@@ -120,7 +120,12 @@ impl Capture {
         match kind {
             Ddl::CreateVirtual | Ddl::DropVirtual => true,
             Ddl::AlterTable(name) => self.schema.is_virtual(name),
-            Ddl::CreateTable(_) | Ddl::Analyze | Ddl::Reindex | Ddl::Other => false,
+            Ddl::CreateTable(_)
+            | Ddl::CreateView(_)
+            | Ddl::CreateTrigger(_)
+            | Ddl::Analyze
+            | Ddl::Reindex
+            | Ddl::Other => false,
         }
     }
 

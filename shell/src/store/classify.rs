@@ -143,7 +143,7 @@ fn classify_statement(statement: &Statement<'_>, gate: &Gate) -> Result<bool, Ap
     if seen.pragma_write {
         return Ok(true);
     }
-    if seen.pragma_read {
+    if seen.pragma_read && !seen.beside_pragmas {
         return Ok(false);
     }
     if statement.readonly() {

@@ -10,7 +10,7 @@ use super::guard::{Caller, Ddl, Info};
 use super::hash;
 use super::open::Engine;
 use super::problem;
-use super::schema::Table;
+use super::schema::{Table, quoted};
 use super::sys::{Failure, Stmt};
 use crate::api::{Statement, WriteRequest};
 use crate::error::ApiError;
@@ -370,13 +370,29 @@ impl Engine {
         if !changed && *kind != Ddl::Analyze {
             return Ok(false); // IF NOT EXISTS, REINDEX
         }
+        match kind {
+            Ddl::CreateView(name) => self.refuse_own_in(&format!("SELECT * FROM main.{}", quoted(name)))?,
+            Ddl::CreateTrigger(table) => self.refuse_own_in_triggers(table)?,
+            Ddl::CreateTable(_)
+            | Ddl::CreateVirtual
+            | Ddl::DropVirtual
+            | Ddl::AlterTable(_)
+            | Ddl::Analyze
+            | Ddl::Reindex
+            | Ddl::Other => {}
+        }
         self.schema_version = version;
         self.epoch += 1;
         let sql = match kind {
             Ddl::CreateTable(name) => self.stored_sql(name)?,
-            Ddl::CreateVirtual | Ddl::DropVirtual | Ddl::AlterTable(_) | Ddl::Analyze | Ddl::Reindex | Ddl::Other => {
-                stmt.text().to_owned()
-            }
+            Ddl::CreateVirtual
+            | Ddl::DropVirtual
+            | Ddl::AlterTable(_)
+            | Ddl::CreateView(_)
+            | Ddl::CreateTrigger(_)
+            | Ddl::Analyze
+            | Ddl::Reindex
+            | Ddl::Other => stmt.text().to_owned(),
         };
         self.ctx.capture.borrow_mut().set.push_ddl(&sql, self.epoch);
         let created = self.reload_schema()?;
@@ -388,6 +404,39 @@ impl Engine {
         }
         self.cache.clear();
         Ok(true)
+    }
+
+    /// Refuses what was just made if `usage`, a use of it, would reach the
+    /// node's own tables. SQLite looks into a view or trigger only when it is
+    /// used, which is refused as well; but then the view is of no use to
+    /// anybody, and the trigger stops every write to its table.
+    fn refuse_own_in(&self, usage: &str) -> Result<(), Trouble> {
+        self.ctx.caller.set(Caller::User);
+        *self.ctx.info.borrow_mut() = Info::default();
+        let compiled = self.conn.prepare(usage);
+        let denied = self.ctx.info.take().denied;
+        self.ctx.caller.set(Caller::Store);
+        match (compiled, denied) {
+            (Err(failure), Some(why)) => Err(Trouble::Sqlite(failure, Some(why))),
+            // One that does not compile for another reason is SQLite's to
+            // allow: what it needs may be made later.
+            (Ok(_) | Err(_), _) => Ok(()),
+        }
+    }
+
+    fn refuse_own_in_triggers(&self, table: &str) -> Result<(), Trouble> {
+        let table = quoted(table);
+        self.refuse_own_in(&format!("INSERT INTO main.{table} DEFAULT VALUES"))?;
+        self.refuse_own_in(&format!("DELETE FROM main.{table}"))?;
+        let Ok(all) = self.conn.prepare_one(&format!("SELECT * FROM main.{table}")) else {
+            return Ok(()); // a view of what is not there yet
+        };
+        // Each column by itself: a trigger may be for one, and a generated one
+        // cannot be set.
+        (0..all.column_count()).try_for_each(|n| {
+            let column = quoted(all.column_name(n));
+            self.refuse_own_in(&format!("UPDATE main.{table} SET {column} = NULL"))
+        })
     }
 
     /// The text under which SQLite keeps a table: of CREATE TABLE .. AS SELECT

@@ -68,6 +68,12 @@ impl Group {
     pub(super) fn range(&self) -> Option<(Seq, Position)> {
         self.range
     }
+
+    /// Whether a request is to be answered as soon as this node's own log has
+    /// it.
+    pub(super) fn awaits_own_log(&self) -> bool {
+        self.members.iter().any(|m| !m.answered && m.entry.is_some() && m.waiting.request.ack == Ack::Local)
+    }
 }
 
 impl Inner {
@@ -152,14 +158,12 @@ impl Inner {
                     // Its error may have come of a neighbour that is gone
                     // now: it is believed only of a request that was alone.
                     if members.is_empty() || alone || full || error.code == "statement_timeout" {
-                        let _ = next.request.reply.send(Err(WriteError::Sql(error)));
+                        self.requeue(members);
+                        self.confirm(vec![Member { waiting: next, answered: false, result: Err(error), entry: None }]);
                     } else {
                         next.alone = true;
                         self.waiting.push_front(next);
-                    }
-                    self.requeue(members);
-                    if full {
-                        self.check_room();
+                        self.requeue(members);
                     }
                     return;
                 }
@@ -170,22 +174,42 @@ impl Inner {
             now = (self.now)();
         }
         if payloads.is_empty() {
-            // Nothing changed: there is nothing to commit or to wait for.
+            // Nothing changed: there is nothing to commit.
             engine.rollback();
-            let position = engine.applied;
-            let full = members.iter().any(|m| m.result.as_ref().is_err_and(|e| e.code == "disk_full"));
-            for member in members {
-                self.answer(member, position);
-            }
-            if full {
-                self.check_room();
+            if !members.is_empty() {
+                self.confirm(members);
             }
             return;
         }
+        self.propose(members, payloads);
+    }
+
+    fn propose(&mut self, members: Vec<Member>, payloads: Vec<Bytes>) {
         self.next_proposal += 1;
         let id = self.next_proposal;
         self.group = Some(Group { id, members, payloads: payloads.len() as u64, range: None });
         (self.out)(NodeEvent::Propose { id, payloads });
+    }
+
+    /// What requests that changed nothing are told, an error or "no rows",
+    /// tells of the data all the same: a node that slept through its lease
+    /// would tell of data that another writer has changed since. They are
+    /// answered once the node loop has said that the pin is held now. The
+    /// connection waits meanwhile, so that what they saw stays the latest.
+    fn confirm(&mut self, members: Vec<Member>) {
+        self.propose(members, Vec::new());
+    }
+
+    fn confirmed(&mut self) {
+        let (Some(group), Some(engine)) = (self.group.take(), &self.engine) else { return };
+        let position = engine.applied;
+        let full = group.members.iter().any(|m| m.result.as_ref().is_err_and(|e| e.code == "disk_full"));
+        for member in group.members {
+            self.answer(member, position);
+        }
+        if full {
+            self.check_room();
+        }
     }
 
     /// Puts requests back in front, in order. Nothing of them is left.
@@ -198,6 +222,9 @@ impl Inner {
     /// The group's entries were given their places.
     pub(super) fn proposed(&mut self, id: ProposalId, first: Seq, last: Position) {
         let Some(group) = self.group.as_mut().filter(|g| g.id == id) else { return };
+        if group.payloads == 0 {
+            return self.confirmed();
+        }
         assert!(
             last.seq.0.checked_sub(first.0).map(|n| n + 1) == Some(group.payloads),
             "a group of {} entries was given {first} to {}",
@@ -251,6 +278,7 @@ impl Inner {
             self.give_up(group, Refusal::NotReady);
             return;
         }
+        let before = engine.applied;
         let hlc = entries.iter().fold(engine.hlc, |highest, e| highest.max(e.hlc));
         let mut membership: Option<(Seq, Membership)> = None;
         let written = (|| {
@@ -285,8 +313,10 @@ impl Inner {
         if membership.is_some() {
             engine.membership = membership;
         }
+        self.stats.group_requests.observe(group.members.len() as u64);
+        self.stats.group_bytes.observe(entries.iter().filter(|e| e.seq >= first).map(|e| e.payload.len() as u64).sum());
         self.backlog.drain(..count);
-        let mut at = entries.iter().rfind(|e| e.seq < first).map_or(engine_start(first, &entries), Entry::position);
+        let mut at = entries.iter().rfind(|e| e.seq < first).map_or(before, Entry::position);
         for member in group.members {
             if let Some(n) = member.entry
                 && let Some(entry) = entries.iter().find(|e| e.seq.0 == first.0 + n)
@@ -328,6 +358,7 @@ impl Inner {
     /// The group was rolled back and its entries' fate is not known here: what
     /// was logged may still be committed, the rest is certainly not done.
     pub(super) fn give_up(&mut self, group: Group, refusal: Refusal) {
+        self.stats.groups_rolled_back.add(1);
         for member in group.members {
             if member.answered {
                 continue;
@@ -346,16 +377,6 @@ impl Inner {
         for member in group.members {
             refuse(member.waiting.request, refusal.clone());
         }
-    }
-}
-
-/// Where a group without foreign entries before it began.
-fn engine_start(first: Seq, entries: &[Entry]) -> Position {
-    let before = entries.first().filter(|e| e.seq == first);
-    Position {
-        seq: Seq(first.0 - 1),
-        term: before.map(|e| e.term).unwrap_or_default(),
-        hash: before.map(|e| e.prev_hash).unwrap_or_default(),
     }
 }
 

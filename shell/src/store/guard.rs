@@ -3,8 +3,9 @@
 //! Decides by SQLite's authorizer, which sees what a statement would do however
 //! it is spelt, never by its text. Also notes, statement by statement, what the
 //! capture has to know: schema changes, counters, pragmas. Knows nothing of
-//! rows. (Read-only connections have a policy of their own in `classify`.)
+//! rows. (What pragmas are there for, readers and writer alike, is in `policy`.)
 
+use super::policy::{self, Pragma};
 use super::schema::has_prefix;
 use super::schema_sql::is_own;
 use super::sys::{Action, Verdict};
@@ -37,7 +38,11 @@ pub(super) enum Ddl {
     Analyze,
     /// `REINDEX`: changes nothing that anyone can see.
     Reindex,
-    /// Views, triggers, indexes, `DROP TABLE`.
+    /// `CREATE VIEW`.
+    CreateView(String),
+    /// `CREATE TRIGGER`, on that table or view.
+    CreateTrigger(String),
+    /// Indexes, and `DROP` of whatever is no virtual table.
     Other,
 }
 
@@ -62,51 +67,6 @@ pub(super) struct Info {
     pub(super) denied: Option<String>,
 }
 
-/// Pragmas that only look.
-const PRAGMAS_READ: [&str; 27] = [
-    "application_id",
-    "cache_size",
-    "collation_list",
-    "compile_options",
-    "count_changes",
-    "data_version",
-    "database_list",
-    "defer_foreign_keys",
-    "encoding",
-    "foreign_key_check",
-    "foreign_key_list",
-    "foreign_keys",
-    "freelist_count",
-    "function_list",
-    "index_info",
-    "index_list",
-    "index_xinfo",
-    "integrity_check",
-    "module_list",
-    "page_count",
-    "page_size",
-    "pragma_list",
-    "quick_check",
-    "schema_version",
-    "table_info",
-    "table_list",
-    "table_xinfo",
-];
-
-/// Of those, the ones whose argument names what to look at.
-const PRAGMAS_WITH_ARGUMENT: [&str; 10] = [
-    "foreign_key_check",
-    "foreign_key_list",
-    "index_info",
-    "index_list",
-    "index_xinfo",
-    "integrity_check",
-    "quick_check",
-    "table_info",
-    "table_list",
-    "table_xinfo",
-];
-
 /// Functions that reach outside the database.
 const FUNCTIONS_DENIED: [&str; 2] = ["load_extension", "fts3_tokenizer"];
 
@@ -129,7 +89,7 @@ pub(super) fn judge(caller: Caller, info: &mut Info, action: Action<'_>) -> Verd
 }
 
 fn refusal(caller: Caller, info: &mut Info, action: Action<'_>) -> Option<String> {
-    let Action { code, first, second, database } = action;
+    let Action { code, first, second, second_given, database } = action;
     match code {
         ffi::SQLITE_READ => own(first),
         ffi::SQLITE_SELECT | ffi::SQLITE_RECURSIVE => None,
@@ -147,7 +107,7 @@ fn refusal(caller: Caller, info: &mut Info, action: Action<'_>) -> Option<String
                 .into(),
         ),
         ffi::SQLITE_ATTACH | ffi::SQLITE_DETACH => Some("ATTACH and DETACH are not allowed".into()),
-        ffi::SQLITE_PRAGMA => pragma(caller, info, first, (!second.is_empty()).then_some(second)),
+        ffi::SQLITE_PRAGMA => pragma(caller, info, first, second_given.then_some(second)),
         ffi::SQLITE_CREATE_TEMP_INDEX
         | ffi::SQLITE_CREATE_TEMP_TABLE
         | ffi::SQLITE_CREATE_TEMP_TRIGGER
@@ -165,9 +125,9 @@ fn refusal(caller: Caller, info: &mut Info, action: Action<'_>) -> Option<String
         ffi::SQLITE_ALTER_TABLE => schema(info, Ddl::AlterTable(second.to_owned()), first, second, ""),
         ffi::SQLITE_ANALYZE => schema(info, Ddl::Analyze, database, first, ""),
         ffi::SQLITE_REINDEX => schema(info, Ddl::Reindex, database, first, ""),
+        ffi::SQLITE_CREATE_VIEW => schema(info, Ddl::CreateView(first.to_owned()), database, first, second),
+        ffi::SQLITE_CREATE_TRIGGER => schema(info, Ddl::CreateTrigger(second.to_owned()), database, first, second),
         ffi::SQLITE_CREATE_INDEX
-        | ffi::SQLITE_CREATE_TRIGGER
-        | ffi::SQLITE_CREATE_VIEW
         | ffi::SQLITE_DROP_INDEX
         | ffi::SQLITE_DROP_TABLE
         | ffi::SQLITE_DROP_TRIGGER
@@ -208,24 +168,19 @@ fn schema(info: &mut Info, kind: Ddl, database: &str, first: &str, second: &str)
 
 fn pragma(caller: Caller, info: &mut Info, name: &str, argument: Option<&str>) -> Option<String> {
     let is = |pragma: &str| name.eq_ignore_ascii_case(pragma);
-    if let Some(argument) = argument {
-        if is("user_version") && caller == Caller::User {
-            info.sets_user_version = true;
-            return None;
+    match policy::pragma(name, argument) {
+        Pragma::Tells => None,
+        Pragma::AboutOwn => own(argument.unwrap_or_default()),
+        // Schema statements from the log set nothing.
+        Pragma::Sets if caller == Caller::User => {
+            info.sets_user_version |= is("user_version");
+            info.sets_application_id |= is("application_id");
+            info.defers_foreign_keys |= is("defer_foreign_keys");
+            None
         }
-        if is("application_id") && caller == Caller::User {
-            info.sets_application_id = true;
-            return None;
-        }
-        if is("defer_foreign_keys") {
-            info.defers_foreign_keys = true;
-            return None;
-        }
-        if PRAGMAS_WITH_ARGUMENT.iter().any(|p| is(p)) {
-            return own(argument);
-        }
-        return Some(format!("PRAGMA {name} = {argument} is not allowed"));
+        Pragma::Sets | Pragma::Unavailable => Some(match argument {
+            Some(argument) => format!("PRAGMA {name} = {argument} is not allowed"),
+            None => format!("PRAGMA {name} is not allowed"),
+        }),
     }
-    let known = is("user_version") || PRAGMAS_READ.iter().any(|p| is(p));
-    (!known).then(|| format!("PRAGMA {name} is not allowed"))
 }

@@ -11,7 +11,7 @@ use super::problem;
 use super::schema::Schema;
 use super::sys::{Action, Conn, Failure, Hooks, RowEvent, Verdict};
 use super::worker::Inner;
-use crate::api::{Installed, NodeEvent};
+use crate::api::{Installed, NodeEvent, Organ};
 use crate::env::Work;
 use crate::error::ApiError;
 use base_ha_core::ids::ContentHash;
@@ -88,7 +88,10 @@ impl Work<ScrubReply> for Scrub {
 }
 
 /// Checks that a file is a whole database of ours and equals its own hash.
-fn verify(file: &Path) -> Result<Installed, ApiError> {
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn verify(file: &Path) -> Result<Installed, ApiError> {
     if !file.is_file() {
         return Err(ApiError::new(500, "snapshot_missing", format!("There is no file {}.", file.display())));
     }
@@ -186,7 +189,7 @@ impl Inner {
                 self.backlog.clear();
                 self.recent.clear();
                 if self.fence.take().is_some() {
-                    (self.out)(NodeEvent::Health(StoreHealth::Well));
+                    (self.out)(NodeEvent::Health(Organ::Store, StoreHealth::Well));
                 }
                 self.publish();
                 Ok(installed)

@@ -42,6 +42,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use install::verify;
 pub use open::{FORMAT, data_file, read_position};
 pub use worker::{Interrupt, StoreWorker};
 
@@ -49,6 +50,7 @@ use crate::api::NodeEvent;
 use crate::config::Limits;
 use crate::env::Env;
 use crate::error::ApiError;
+use crate::metrics::StoreStats;
 use base_ha_core::hlc::HybridClock;
 use base_ha_core::ids::{ContentHash, Seq};
 use base_ha_core::io::Pin;
@@ -57,6 +59,7 @@ use base_ha_core::position::Position;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -74,6 +77,8 @@ pub struct Opened<E: Env> {
     pub applied: watch::Receiver<Position>,
     /// Stops a running group.
     pub interrupt: Interrupt,
+    /// What the worker counts.
+    pub stats: Arc<StoreStats>,
 }
 
 /// Opens `data.db` in `dir`, or makes it. `out` is told what the node loop has
@@ -96,6 +101,7 @@ pub fn open<E: Env>(
     let (position, membership) = (engine.applied, engine.membership.clone());
     let (sender, applied) = watch::channel(position);
     let time = env.clone();
+    let stats: Arc<StoreStats> = Arc::default();
     let inner = worker::Inner {
         // Stamps of change-sets only have to go up; their distance from other
         // nodes' clocks is the core's business.
@@ -118,10 +124,12 @@ pub fn open<E: Env>(
         fence: None,
         checkpoints: Vec::new(),
         file,
+        stats: stats.clone(),
+        weighed: None,
     };
     let content = inner.content();
     // SAFETY: the context's only `Rc`s and all statements are inside `inner`,
     // which gives none of them out; what `now` and `out` hold is Send.
     let inner = unsafe { sys::Whole::new(inner) };
-    Ok(Opened { worker: StoreWorker::new(env, inner), position, content, membership, applied, interrupt })
+    Ok(Opened { worker: StoreWorker::new(env, inner), position, content, membership, applied, interrupt, stats })
 }

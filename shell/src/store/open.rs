@@ -23,6 +23,8 @@ use rusqlite::{Connection, OptionalExtension};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The format of the shell's own tables. A file with a higher one was written
 /// by a newer release and is refused.
@@ -90,6 +92,22 @@ pub(super) struct Engine {
     pub(super) counters: BTreeMap<String, Option<i64>>,
     /// The highest position that is certainly in the main file.
     pub(super) safe: Position,
+    /// Pages in the write-ahead log, as of the last COMMIT.
+    wal_pages: Arc<AtomicU64>,
+}
+
+/// Pages in the write-ahead log after which they go into the main file. The
+/// store does that itself: SQLite's own checkpoints swallow a failed fsync and
+/// try it again later (R11).
+const WAL_PAGES: u64 = 4000;
+
+fn watch_wal(conn: &mut Conn<Ctx>, pages: &Arc<AtomicU64>) -> Result<(), Failure> {
+    let pages = pages.clone();
+    conn.sql_mut().wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, n: std::ffi::c_int| {
+        pages.store(u64::try_from(n).unwrap_or(0), Ordering::Relaxed);
+        Ok(())
+    }))?;
+    Ok(())
 }
 
 /// The file of that name in a data directory.
@@ -199,7 +217,7 @@ fn configure(conn: &Conn<Ctx>, role: Role) -> Result<(), Failure> {
         return Err(Failure { code: rusqlite::ffi::SQLITE_CANTOPEN, message });
     }
     sql.execute_batch(
-        "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864;
+        "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864;
          PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0; PRAGMA cell_size_check = ON;
          PRAGMA busy_timeout = 2000;",
     )?;
@@ -280,10 +298,12 @@ impl Engine {
         }
         ctx.caller.set(Caller::Store);
         let failed = |failure: Failure| problem::storage(&format!("open {}", path.display()), &failure);
-        let conn = Conn::open(path, ctx.clone()).map_err(failed)?;
+        let mut conn = Conn::open(path, ctx.clone()).map_err(failed)?;
         // Looked at before anything is changed, the journal mode included.
         let ours = check_format(conn.sql())?;
         configure(&conn, Role::Replica).map_err(failed)?;
+        let wal_pages = Arc::default();
+        watch_wal(&mut conn, &wal_pages).map_err(failed)?;
         if !ours {
             ctx.commit_ordered.set(true);
             let made = conn.sql().execute_batch(&format!(
@@ -312,6 +332,7 @@ impl Engine {
             data_version: 0,
             counters: BTreeMap::new(),
             safe: Position::START,
+            wal_pages,
         };
         engine.load()?;
         Ok(engine)
@@ -367,8 +388,9 @@ impl Engine {
         // count.
         self.check_foreign_write()?;
         self.ctx.caller.set(Caller::Store);
-        let conn = Conn::open(&self.path, self.ctx.clone())?;
+        let mut conn = Conn::open(&self.path, self.ctx.clone())?;
         configure(&conn, role)?;
+        watch_wal(&mut conn, &self.wal_pages)?;
         let mut own = Own::prepare(&conn)?;
         let data_version = own.data_version.integer()?.unwrap_or(0);
         self.own = own;
@@ -579,6 +601,21 @@ impl Engine {
             self.safe = self.applied;
         }
         Ok(self.safe)
+    }
+
+    /// Moves what can be moved of a large write-ahead log into the main file.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub(super) fn spill(&mut self) -> Result<(), Failure> {
+        if self.wal_pages.load(Ordering::Relaxed) < WAL_PAGES {
+            return Ok(());
+        }
+        // Until the next COMMIT counts them again.
+        self.wal_pages.store(0, Ordering::Relaxed);
+        self.ctx.caller.set(Caller::Store);
+        self.conn.sql().query_row("PRAGMA main.wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+        Ok(())
     }
 }
 

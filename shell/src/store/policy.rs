@@ -50,7 +50,12 @@ pub fn rule(context: &AuthContext<'_>) -> Ruling {
         | AuthAction::DropTempTrigger { .. }
         | AuthAction::DropTempView { .. } => Ruling::Deny(TEMP),
         AuthAction::CreateVtable { .. } if context.database_name == Some("temp") => Ruling::Deny(TEMP),
-        AuthAction::Pragma { pragma_name, pragma_value } => pragma(pragma_name, pragma_value.is_some()),
+        AuthAction::Pragma { pragma_name, pragma_value } => match pragma(pragma_name, pragma_value) {
+            Pragma::Tells => Ruling::PragmaRead,
+            Pragma::Sets => Ruling::PragmaWrite,
+            Pragma::AboutOwn => Ruling::Deny(OWN),
+            Pragma::Unavailable => Ruling::Deny("this PRAGMA is not available"),
+        },
         AuthAction::Function { function_name } => {
             let denied = ["load_extension", "fts3_tokenizer"];
             if denied.iter().any(|name| name.eq_ignore_ascii_case(function_name)) {
@@ -114,10 +119,14 @@ const PRAGMAS_ABOUT: [&str; 15] = [
     "table_xinfo",
 ];
 
-/// Pragmas that tell a setting when they have no argument.
-const PRAGMAS_ASKING: [&str; 11] = [
+/// Pragmas that tell a setting when they have no argument. Not among them is
+/// `database_list`: it tells where the files lie.
+const PRAGMAS_ASKING: [&str; 13] = [
     "application_id",
     "auto_vacuum",
+    // Full-text tables ask this one themselves, on behalf of whoever uses them.
+    "data_version",
+    "defer_foreign_keys",
     "encoding",
     "foreign_keys",
     "freelist_count",
@@ -132,18 +141,30 @@ const PRAGMAS_ASKING: [&str; 11] = [
 /// Pragmas that change what is replicated, or this one transaction.
 const PRAGMAS_SETTING: [&str; 3] = ["application_id", "defer_foreign_keys", "user_version"];
 
-fn pragma(name: &str, has_value: bool) -> Ruling {
+/// What a pragma is, to readers and to the writer alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pragma {
+    /// It changes nothing.
+    Tells,
+    /// It changes what is replicated, or this one transaction.
+    Sets,
+    /// It asks about the node's own tables.
+    AboutOwn,
+    /// It is for nobody.
+    Unavailable,
+}
+
+/// Rules on a pragma with this argument. An empty one is an argument:
+/// `PRAGMA user_version = ''` sets it to zero.
+pub(super) fn pragma(name: &str, value: Option<&str>) -> Pragma {
     let is_in = |list: &[&str]| list.iter().any(|known| known.eq_ignore_ascii_case(name));
-    if !has_value && name.eq_ignore_ascii_case("data_version") {
-        // Every search of an FTS5 table asks this by a statement of its own,
-        // compiled while the user's runs: it says nothing of what that one is.
-        Ruling::Allow
-    } else if is_in(&PRAGMAS_ABOUT) || (!has_value && is_in(&PRAGMAS_ASKING)) {
-        Ruling::PragmaRead
-    } else if has_value && is_in(&PRAGMAS_SETTING) {
-        Ruling::PragmaWrite
-    } else {
-        Ruling::Deny("this PRAGMA is not available")
+    if is_in(&PRAGMAS_ABOUT) {
+        return if value.is_some_and(is_own) { Pragma::AboutOwn } else { Pragma::Tells };
+    }
+    match value {
+        None if is_in(&PRAGMAS_ASKING) => Pragma::Tells,
+        Some(_) if is_in(&PRAGMAS_SETTING) => Pragma::Sets,
+        None | Some(_) => Pragma::Unavailable,
     }
 }
 
@@ -186,11 +207,15 @@ pub struct Seen {
     pub pragma_write: bool,
     /// Anything at all.
     pub anything: bool,
+    /// Anything that is no pragma: full-text tables ask some themselves, so a
+    /// statement with a pragma in it need not be one.
+    pub beside_pragmas: bool,
 }
 
 const PRAGMA_READ: u8 = 1;
 const PRAGMA_WRITE: u8 = 2;
 const ANYTHING: u8 = 4;
+const BESIDE: u8 = 8;
 
 /// The authorizer of a reading connection: applies [`rule`], and remembers
 /// what it saw. It is asked again whenever SQLite recompiles a statement, so
@@ -222,7 +247,7 @@ impl Gate {
             return Authorization::Allow;
         }
         let bits = match rule(context) {
-            Ruling::Allow => ANYTHING,
+            Ruling::Allow => ANYTHING | BESIDE,
             Ruling::PragmaRead => ANYTHING | PRAGMA_READ,
             Ruling::PragmaWrite => ANYTHING | PRAGMA_WRITE,
             Ruling::Deny(why) => {
@@ -253,7 +278,12 @@ impl Gate {
     /// What was seen since the last call.
     pub fn take_seen(&self) -> Seen {
         let bits = self.seen.swap(0, Ordering::Relaxed);
-        Seen { pragma_read: bits & PRAGMA_READ != 0, pragma_write: bits & PRAGMA_WRITE != 0, anything: bits != 0 }
+        Seen {
+            pragma_read: bits & PRAGMA_READ != 0,
+            pragma_write: bits & PRAGMA_WRITE != 0,
+            anything: bits != 0,
+            beside_pragmas: bits & BESIDE != 0,
+        }
     }
 
     /// `error` as a client is told it, with the reason if it was this gate

@@ -146,6 +146,8 @@ pub(super) struct Action<'a> {
     pub(super) first: &'a str,
     /// Its second particular.
     pub(super) second: &'a str,
+    /// There is a second, if an empty one.
+    pub(super) second_given: bool,
     /// `main`, `temp`, ...
     pub(super) database: &'a str,
 }
@@ -207,6 +209,11 @@ impl<H: Hooks> Conn<H> {
             ffi::sqlite3_progress_handler(db, STEPS_BETWEEN_CHECKS, Some(on_progress::<H>), context);
         }
         Ok(Self { inner, hooks })
+    }
+
+    /// The same, to be set up.
+    pub(super) fn sql_mut(&mut self) -> &mut Connection {
+        &mut self.inner
     }
 
     /// rusqlite's view of it.
@@ -620,7 +627,15 @@ unsafe extern "C" fn on_action<H: Hooks>(
     // SAFETY: as in `on_row`.
     let hooks = unsafe { &*context.cast::<H>() };
     // SAFETY: the texts are null or live until this returns.
-    let action = unsafe { Action { code, first: text(first), second: text(second), database: text(database) } };
+    let action = unsafe {
+        Action {
+            code,
+            first: text(first),
+            second: text(second),
+            second_given: !second.is_null(),
+            database: text(database),
+        }
+    };
     match guarded(hooks, Verdict::Deny, || hooks.judge(action)) {
         Verdict::Allow => ffi::SQLITE_OK,
         Verdict::Deny => ffi::SQLITE_DENY,

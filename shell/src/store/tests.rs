@@ -10,7 +10,9 @@ mod random;
 mod types;
 
 use super::open;
-use crate::api::{Ack, NodeEvent, Params, SqlLimits, Statement, StoreJob, WriteAnswer, WriteError, WriteRequest};
+use crate::api::{
+    Ack, NodeEvent, Organ, Params, SqlLimits, Statement, StoreJob, WriteAnswer, WriteError, WriteRequest,
+};
 use crate::config::Limits;
 use crate::env::real::RealEnv;
 use crate::env::{Env, Work};
@@ -40,6 +42,7 @@ struct Store {
     proposals: VecDeque<(ProposalId, Vec<Bytes>)>,
     fatal: Vec<String>,
     interrupt: super::Interrupt,
+    stats: std::sync::Arc<crate::metrics::StoreStats>,
     dir: tempfile::TempDir,
 }
 
@@ -65,6 +68,7 @@ impl Store {
             proposals: VecDeque::new(),
             fatal: Vec::new(),
             interrupt: opened.interrupt,
+            stats: opened.stats,
             dir,
         }
     }
@@ -87,7 +91,7 @@ impl Store {
                     self.position = position;
                     self.content = content;
                 }
-                NodeEvent::Health(health) => self.health.push(health),
+                NodeEvent::Health(Organ::Store, health) => self.health.push(health),
                 NodeEvent::Fatal(why) => self.fatal.push(why),
                 other => panic!("unexpected {other:?}"),
             }
@@ -184,6 +188,11 @@ impl Pair {
     fn settle(&mut self) {
         while !self.writer.proposals.is_empty() {
             let (id, entries) = self.place();
+            if entries.is_empty() {
+                let (first, last) = (self.last().seq.next(), self.last());
+                self.writer.jobs([StoreJob::Proposed { id, first, last }]);
+                continue;
+            }
             let (first, last) = (entries[0].seq, entries[entries.len() - 1].position());
             self.writer.jobs([
                 StoreJob::Proposed { id, first, last },

@@ -3,16 +3,17 @@
 //! Decides in which order things happen on the one write connection, and when
 //! it must not be used. Knows nothing of SQL; waits for nobody.
 
-use super::apply::Halt;
+use super::apply::{Halt, halt};
 use super::group::{Group, Waiting, follows};
 use super::install;
 use super::open::{Engine, Role};
 use super::problem;
 use super::requests::Recent;
 use super::sys::Whole;
-use crate::api::{NodeEvent, Rejected, StoreJob, WriteError, WriteRequest};
+use crate::api::{NodeEvent, Organ, Rejected, StoreJob, WriteError, WriteRequest};
 use crate::env::{Env, Work};
 use crate::error::ApiError;
+use crate::metrics::StoreStats;
 use base_ha_core::entry::Entry;
 use base_ha_core::hlc::HybridClock;
 use base_ha_core::ids::{ContentHash, Seq};
@@ -65,7 +66,15 @@ impl<E: Env> Work<StoreJob> for StoreWorker<E> {
                 job => self.inner.take(job),
             }
         }
+        self.inner.count_waiting();
         self.inner.advance();
+        self.inner.count_waiting();
+    }
+
+    /// While a group waits to be committed, further requests and notices of
+    /// progress could only be put aside.
+    fn deaf(&self) -> bool {
+        self.inner.all_waiting.is_empty() && self.inner.group.as_ref().is_some_and(|group| !group.awaits_own_log())
     }
 }
 
@@ -84,6 +93,9 @@ pub(super) enum Fence {
 
 /// How long a disk that is full is left alone.
 const STUCK_RETRY: Duration = Duration::from_secs(1);
+
+/// How often the files' size is looked at, for metrics.
+const WEIGH_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Inner {
     /// `None` once closed.
@@ -109,6 +121,9 @@ pub(super) struct Inner {
     pub(super) fence: Option<Fence>,
     pub(super) checkpoints: Vec<oneshot::Sender<Result<Position, ApiError>>>,
     pub(super) file: std::path::PathBuf,
+    pub(super) stats: Arc<StoreStats>,
+    /// When the files' size was looked at last.
+    pub(super) weighed: Option<MonoTime>,
 }
 
 /// Gives a request back untouched.
@@ -170,7 +185,7 @@ impl Inner {
                     let _ = done.send(());
                 }
             }
-            StoreJob::Tick => {}
+            StoreJob::Tick => self.weigh(),
             StoreJob::Checkpoint { reply } => self.checkpoints.push(reply),
             StoreJob::Install { file, reply } => {
                 self.abandon_group();
@@ -268,7 +283,12 @@ impl Inner {
                     }
                 }
             } else if self.group.is_none() && !self.waiting.is_empty() && !self.interrupt.0.load(Ordering::Acquire) {
-                self.run_group();
+                // Between two groups: under load there is no other time, and
+                // the log is not trimmed before.
+                self.checkpoint();
+                if self.fence.is_none() {
+                    self.run_group();
+                }
             } else {
                 break;
             }
@@ -287,12 +307,33 @@ impl Inner {
         }
         let before = engine.applied;
         let result = engine.apply_batch(&mut self.backlog, &mut self.recent);
-        if engine.applied != before {
+        let applied = engine.applied.seq.0.saturating_sub(before.seq.0);
+        if applied > 0 {
+            self.stats.applied_entries.add(applied);
+            self.stats.apply_entries.observe(applied);
             self.publish();
         }
         if let Err(halt) = result {
             self.fence(halt);
         }
+    }
+
+    fn count_waiting(&self) {
+        self.stats.queue.set((self.waiting.len() + self.backlog.len()) as u64);
+    }
+
+    /// Looks how large the files are.
+    fn weigh(&mut self) {
+        let now = (self.now)().mono;
+        if self.weighed.is_some_and(|at| now.since(at) < WEIGH_EVERY) {
+            return;
+        }
+        self.weighed = Some(now);
+        let mut wal = self.file.clone().into_os_string();
+        wal.push("-wal");
+        // A file that is not there has no bytes.
+        let size = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |file| file.len());
+        self.stats.bytes.set(size(&self.file) + size(wal.as_ref()));
     }
 
     /// Tells everyone what `data.db` contains now.
@@ -309,15 +350,15 @@ impl Inner {
         let (fence, event) = match halt {
             Halt::Stuck(why) => {
                 tracing::error!(why, "data.db cannot be written: reads go on, writes do not");
-                (Fence::Stuck { tried: (self.now)().mono }, NodeEvent::Health(StoreHealth::Full))
+                (Fence::Stuck { tried: (self.now)().mono }, NodeEvent::Health(Organ::Store, StoreHealth::Full))
             }
             Halt::Entry { at, why } => {
                 tracing::error!(%at, why, "an entry cannot be applied: this replica has stopped");
-                (Fence::Stopped, NodeEvent::Health(StoreHealth::ApplyHalted { at }))
+                (Fence::Stopped, NodeEvent::Health(Organ::Store, StoreHealth::ApplyHalted { at }))
             }
             Halt::Damaged(why) => {
                 tracing::error!(why, "data.db is not what it should be: this node needs a new copy");
-                (Fence::Stopped, NodeEvent::Health(StoreHealth::Quarantined))
+                (Fence::Stopped, NodeEvent::Health(Organ::Store, StoreHealth::Quarantined))
             }
             Halt::Fatal(why) => {
                 tracing::error!(why, "the disk can no longer be believed");
@@ -351,7 +392,7 @@ impl Inner {
         match engine.probe_room() {
             Ok(()) => {
                 self.fence = None;
-                (self.out)(NodeEvent::Health(StoreHealth::Well));
+                (self.out)(NodeEvent::Health(Organ::Store, StoreHealth::Well));
             }
             Err(_) => {
                 self.fence = Some(Fence::Stuck { tried: now });
@@ -370,6 +411,16 @@ impl Inner {
             // An fsync that failed once may never be repeated (R11).
             if let Some(why) = failed {
                 self.fence(Halt::Fatal(why));
+            }
+        }
+        let Some(engine) = self.engine.as_mut().filter(|_| self.fence.is_none()) else { return };
+        if let Err(failure) = engine.spill() {
+            let at = engine.applied.seq;
+            match halt(&failure, at) {
+                // A reader or another checkpoint is in the way: next time.
+                Halt::Stuck(_) if failure.primary() == rusqlite::ffi::SQLITE_BUSY => {}
+                Halt::Entry { why, .. } => self.fence(Halt::Fatal(why)),
+                other => self.fence(other),
             }
         }
     }

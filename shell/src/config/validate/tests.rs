@@ -73,6 +73,25 @@ fn a_whole_cluster_is_read() {
 }
 
 #[test]
+fn allowed_hosts_are_names_and_nothing_else() {
+    let hosts = |text: &str| settle_env(&[("BASE_ALLOWED_HOSTS", text)]).expect("legal").config.allowed_hosts;
+    assert_eq!(hosts("DB.example.com, lb:8443,,[2001:DB8::1]:80"), ["db.example.com", "lb:8443", "[2001:db8::1]:80"]);
+    for (text, why) in [
+        ("https://db.example.com", "a URL"),
+        ("db.example.com/", "a URL"),
+        ("*.example.com", "patterns"),
+        ("*", "patterns"),
+        ("2001:db8::1", "IPv6 stands in brackets"),
+        ("lb:0", "port"),
+        ("lb:x", "port"),
+        ("a b", "not a name"),
+        (":80", "not a name"),
+    ] {
+        refused(&[("BASE_ALLOWED_HOSTS", text)], &["BASE_ALLOWED_HOSTS", why, "mend: "]);
+    }
+}
+
+#[test]
 fn values_are_refused_with_name_place_value_and_mend() {
     refused(&[("BASE_HEARTBEAT", "500")], &["BASE_HEARTBEAT = \"500\" (environment)", "needs a unit", "mend: "]);
     refused(&[("BASE_HEARTBEAT", "1ms")], &["between 10 ms and 60 s"]);

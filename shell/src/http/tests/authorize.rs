@@ -72,6 +72,7 @@ async fn authz_matrix() {
         }
         assert_ne!(open.ask(method, uri, &[], body).await.status, 401, "{method} {uri}");
     }
+    assert!(closed.app.stats.http.unauthorized.get() > 100);
     // Refused means untouched.
     assert_eq!(closed.writes().len(), 2);
     assert_eq!(closed.orders.lock().unwrap().len(), 6 * 2);
@@ -163,5 +164,26 @@ async fn members_addresses_are_known_hosts() {
     let a = alone(|config| config.http = "0.0.0.0:8090".to_owned()).await;
     for (host, status) in [("192.0.2.1:8090", 200), ("evil.example:8090", 403), ("0.0.0.0:8090", 200)] {
         assert_eq!(a.ask("GET", "/_ha/status", &[("host", host)], "").await.status, status, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn names_that_the_settings_allow_are_known_hosts() {
+    let a = alone(|config| config.allowed_hosts = vec!["db.example".into(), "lb.example:8443".into()]).await;
+    for (host, status) in [
+        ("db.example", 200),
+        ("DB.Example:443", 200),
+        ("lb.example:8443", 200),
+        ("lb.example:8444", 403),
+        ("lb.example", 403),
+        ("x.db.example", 403),
+        ("db.example.evil.example", 403),
+    ] {
+        assert_eq!(a.ask("GET", "/_ha/status", &[("host", host)], "").await.status, status, "{host}");
+    }
+    // Its pages are this node's own, and no others are.
+    for (origin, status) in [("https://db.example", 200), ("https://evil.example", 403)] {
+        let headers = [("host", "db.example"), ("origin", origin)];
+        assert_eq!(a.ask("GET", "/_ha/status", &headers, "").await.status, status, "{origin}");
     }
 }

@@ -93,6 +93,7 @@ async fn too_many_connections_are_told_so_and_peers_still_get_in() {
     let reply = a.query("/query", "select 1", &[]).await;
     assert_eq!(reply.outcome(), (503, "overloaded".to_owned()));
     assert_eq!(reply.header("retry-after"), "1");
+    assert!(a.app.stats.http.connections_shed.get() >= 1);
     assert_eq!(a.get("/_ha/peer").await.bytes(), b"peer");
     assert_eq!(a.get("/healthz").await.status, 200);
     drop(held);

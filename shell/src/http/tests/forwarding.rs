@@ -1,9 +1,17 @@
 //! Requests that belong to another node.
 
-use super::rig::{Script, node, position, trap};
+use super::rig::{Script, node, node_with, position, trap};
+use crate::api::Statement;
 use crate::config::Forward;
+use crate::error::ApiError;
+use crate::http::{Later, Sql};
+use crate::store::backup::{Contents, Copied};
+use crate::store::classify::Class;
+use crate::store::read::{ReadAnswer, ReadError, ReadRequest};
 use base_ha_core::ids::NodeId;
 use bytes::Bytes;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -302,4 +310,43 @@ async fn a_read_whose_answer_was_lost_is_tried_again() {
         a.believes(Some(&b), 2, &[&a, &b]);
     });
     assert_eq!((reply.status, reply.seq(&a)), (200, 9));
+}
+
+/// A node without data cannot tell reads from writes.
+struct Witness;
+
+impl Sql for Witness {
+    fn classify(&self, _: &[Statement]) -> Result<Class, ApiError> {
+        Err(ApiError::new(503, "witness", "no data"))
+    }
+
+    fn run(&self, _: ReadRequest) -> Later<'_, Result<ReadAnswer, ReadError>> {
+        panic!("a witness reads nothing")
+    }
+
+    fn copy(&self, _: PathBuf, _: Contents) -> Later<'_, Result<Copied, ApiError>> {
+        panic!("a witness copies nothing")
+    }
+}
+
+/// The writer takes the INSERT and dies before it answers; the next writer
+/// must not be given it again.
+#[tokio::test]
+async fn a_write_through_a_node_without_data_is_sent_once() {
+    let w = node_with("w", |_| (), |_| Some(Arc::new(Witness))).await;
+    let b = node("b", |_| ()).await;
+    b.believes(Some(&b), 2, &[&w, &b]);
+    w.believes(Some(&b), 2, &[&w, &b]);
+    assert_eq!(w.query("/query", INSERT, &[]).await.status, 200);
+    assert_eq!(w.query("/query", "select 1", &[]).await.status, 200);
+    assert_eq!(b.writes().len(), 1);
+
+    let (url, _) = trap(|stream, _| async move { drop(stream) }).await;
+    w.publish(Some((NodeId::new("x").unwrap(), url)), 1, false, &[&w, &b]);
+    let (reply, ()) = tokio::join!(w.query("/query", INSERT, &[]), async {
+        sleep(Duration::from_millis(100)).await;
+        w.believes(Some(&b), 2, &[&w, &b]);
+    });
+    assert_eq!(reply.outcome(), (504, "outcome_unknown".to_owned()));
+    assert_eq!(b.writes().len(), 1, "it was not sent again");
 }

@@ -24,6 +24,7 @@ async fn ryw_across_nodes() {
     let shown = [("x-base-txseq", token.as_str())];
     let (reply, ()) = tokio::join!(b.query("/query", SELECT, &shown), async {
         sleep(Duration::from_millis(60)).await;
+        assert_eq!(b.app.stats.http.reads_waiting.get(), 1);
         b.applied.send_replace(position(1, 1));
     });
     assert_eq!((reply.status, reply.seq(&b), a.reads(), b.reads()), (200, 1, 0, 1));

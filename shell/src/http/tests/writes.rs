@@ -32,6 +32,7 @@ async fn timeout_is_unknown() {
             assert_eq!(a.writes().last().unwrap().id, first);
         }
     }
+    assert_eq!(a.app.stats.http.unknown.get(), 8, "its own answers, and those that the other passed on");
     // The body has left and the writer is gone.
     let (url, _) = trap(|mut stream, _| async move {
         let mut rest = [0; 64];
@@ -179,4 +180,25 @@ async fn writes_that_wait_are_bounded_also_when_their_clients_leave() {
     assert_eq!(a.app.stats.http.writes_waiting.get(), 2);
     assert_eq!(a.writes().len(), 2);
     assert_eq!(a.reads() + a.data.reads.load(Ordering::SeqCst), 0);
+}
+
+/// SQL that may still run is not called unknown; what is waited for beyond it
+/// is the acknowledgement alone. Both count from the arrival.
+#[tokio::test]
+async fn a_write_is_waited_for_as_long_as_it_may_run_and_be_acknowledged() {
+    let a = node("a", |config| {
+        config.limits.statement_timeout = Duration::from_millis(700);
+        config.limits.ack_timeout = Duration::from_millis(100);
+    })
+    .await;
+    let b = node("b", |config| config.limits = a.app.config.limits).await;
+    a.believes(Some(&a), 1, &[&a, &b]);
+    b.believes(Some(&a), 1, &[&a, &b]);
+    a.script(Script::Keep);
+    for at in [&a, &b] {
+        let before = std::time::Instant::now();
+        let reply = at.query("/query", INSERT, &[]).await;
+        assert_eq!(reply.outcome(), (504, "outcome_unknown".to_owned()));
+        assert!(before.elapsed() >= Duration::from_millis(790), "given up after {:?}", before.elapsed());
+    }
 }

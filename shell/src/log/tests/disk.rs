@@ -87,7 +87,10 @@ fn a_full_disk_confirms_nothing_and_is_survived() {
     assert_eq!(log.persisted(), confirmed, "neither the record nor the one behind it");
     let healths = |log: &Log| -> Vec<StoreHealth> {
         let events = log.events.lock().expect("not poisoned");
-        events.iter().filter_map(|e| if let NodeEvent::Health(h) = e { Some(*h) } else { None }).collect()
+        events
+            .iter()
+            .filter_map(|e| if let NodeEvent::Health(crate::api::Organ::Log, h) = e { Some(*h) } else { None })
+            .collect()
     };
     assert_eq!(healths(&log), [StoreHealth::Full]);
     for _ in 0..3 {
@@ -98,7 +101,7 @@ fn a_full_disk_confirms_nothing_and_is_survived() {
     let copy = log.crash_copy();
     let read = recover(&env, copy.path(), Position::START);
     assert_eq!((read.tail, read.hard.term), (positions(&first), Term(0)), "nothing of it is on disk");
-    let refused = log.ask(|reply| LogJob::BeginInstall { position: ends(&large), reply });
+    let refused = log.ask(|reply| LogJob::BeginInstall { position: ends(&large), keep_log: false, reply });
     assert_eq!(refused.expect_err("in order, behind the record").code, "disk_full");
 
     set_max_pages(&log, 1 << 20);

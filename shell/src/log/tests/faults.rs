@@ -167,7 +167,7 @@ fn a_failed_fsync_is_fatal_and_never_repeated() {
     let known = count();
     log.tick(Duration::from_secs(60));
     log.run([LogJob::Trim { below: Seq(5) }]);
-    assert!(log.ask(|reply| LogJob::BeginInstall { position: ends(&all), reply }).is_err());
+    assert!(log.ask(|reply| LogJob::BeginInstall { position: ends(&all), keep_log: false, reply }).is_err());
     assert_eq!(log.persisted(), Some(1));
     drop(log);
     assert_eq!(count(), known, "not even to close it");

@@ -4,7 +4,7 @@
 use super::*;
 
 fn begin(log: &mut Log, position: Position) {
-    log.ask(|reply| LogJob::BeginInstall { position, reply }).expect("noted");
+    log.ask(|reply| LogJob::BeginInstall { position, keep_log: false, reply }).expect("noted");
 }
 
 fn finish(log: &mut Log, position: Position) -> Result<bool, ApiError> {
@@ -99,8 +99,27 @@ fn a_snapshot_older_than_the_log_is_refused() {
     let own = chain(Position::START, 1, 20);
     log.append(None, &own);
     log.run([LogJob::Trim { below: Seq(11) }]);
-    begin(&mut log, own[4].position());
+    // What was trimmed after the install began is noticed at its end.
     assert_eq!(finish(&mut log, own[4].position()).expect_err("refused").code, "snapshot_too_old");
     assert_eq!(log.load(11, 20, 1 << 20).1, own[10..], "nothing was lost");
     assert!(!finish(&mut log, own[9].position()).expect("the base itself will do"));
+}
+
+/// What does not fit is refused before `data.db` is replaced: afterwards the
+/// only way on would be the end of the process.
+#[test]
+fn a_snapshot_that_does_not_fit_the_log_is_refused_at_first() {
+    let env = Still::new();
+    let own = chain(Position::START, 1, 20);
+    let ahead = chain(ends(&own), 1, 5);
+    let dir = tempfile::tempdir().expect("temp dir");
+    let (mut log, _) = Log::start(&env, dir.path(), Position::START);
+    log.append(None, &own);
+    let mut ask = |position, keep_log| log.ask(|reply| LogJob::BeginInstall { position, keep_log, reply });
+    assert_eq!(ask(ends(&ahead), true).expect_err("the log does not hold it").code, "snapshot_ahead");
+    ask(own[9].position(), true).expect("the log holds it");
+    ask(ends(&ahead), false).expect("the log may start anew");
+    finish(&mut log, ends(&ahead)).expect("finished");
+    let older = log.ask(|reply| LogJob::BeginInstall { position: own[9].position(), keep_log: false, reply });
+    assert_eq!(older.expect_err("the log begins later").code, "snapshot_too_old");
 }

@@ -147,7 +147,7 @@ fn play(ops: Vec<Op>) {
             }
             Op::Install { ahead } => {
                 let snapshot = ends(&chain(model.end(), model.term, ahead));
-                log.ask(|reply| LogJob::BeginInstall { position: snapshot, reply }).expect("noted");
+                log.ask(|reply| LogJob::BeginInstall { position: snapshot, keep_log: false, reply }).expect("noted");
                 let restarted = log
                     .ask(|reply| LogJob::FinishInstall { position: snapshot, membership: membership(1), reply })
                     .expect("finished");
@@ -160,7 +160,7 @@ fn play(ops: Vec<Op>) {
             Op::Reseed { back } => {
                 let at = model.end().seq.0.saturating_sub(back).max(model.applied.seq.0);
                 let snapshot = model.at(at);
-                log.ask(|reply| LogJob::BeginInstall { position: snapshot, reply }).expect("noted");
+                log.ask(|reply| LogJob::BeginInstall { position: snapshot, keep_log: false, reply }).expect("noted");
                 let restarted = log
                     .ask(|reply| LogJob::FinishInstall { position: snapshot, membership: membership(1), reply })
                     .expect("finished");

@@ -64,7 +64,11 @@ const TABLE: &[(&str, Kind)] = &[
     ("ALTER TABLE t RENAME TO u", Write),
     ("REINDEX t", Write),
     ("ANALYZE", Write),
+    ("INSERT INTO f4 VALUES ('x')", Write),
+    ("INSERT INTO f VALUES ('x')", Write),
+    ("SELECT * FROM f WHERE f MATCH 'x'", Read),
     ("PRAGMA user_version = 5", Write),
+    ("PRAGMA user_version = ''", Write),
     ("PRAGMA application_id(7)", Write),
     ("PRAGMA defer_foreign_keys = on", Write),
     ("EXPLAIN PRAGMA user_version = 5", Read),
@@ -90,6 +94,11 @@ const TABLE: &[(&str, Kind)] = &[
     ("PRAGMA writable_schema = 1", FORBIDDEN),
     ("PRAGMA query_only = 0", FORBIDDEN),
     ("PRAGMA schema_version = 1", FORBIDDEN),
+    ("PRAGMA journal_mode = ''", FORBIDDEN),
+    ("PRAGMA database_list", FORBIDDEN),
+    ("PRAGMA cache_size", FORBIDDEN),
+    ("PRAGMA data_version = 1", FORBIDDEN),
+    ("PRAGMA table_info(_ha_meta)", FORBIDDEN),
     ("PRAGMA wal_checkpoint", FORBIDDEN),
     ("PRAGMA temp_store_directory = '/tmp'", FORBIDDEN),
     ("PRAGMA no_such_pragma", FORBIDDEN),
@@ -126,7 +135,8 @@ fn reader() -> (tempfile::TempDir, Connection, Arc<Gate>) {
     writer
         .execute_batch(
             "PRAGMA journal_mode = WAL; CREATE TABLE t(a, b); CREATE INDEX tb ON t(b); CREATE VIEW v AS SELECT a FROM t;
-             CREATE VIRTUAL TABLE f USING fts5(x); CREATE VIEW spy AS SELECT * FROM _ha_meta;",
+             CREATE VIRTUAL TABLE f USING fts5(x);
+             CREATE VIRTUAL TABLE f4 USING fts4(x); CREATE VIEW spy AS SELECT * FROM _ha_meta;",
         )
         .expect("valid");
     writer.execute_batch(schema_sql::CREATE).expect("valid");

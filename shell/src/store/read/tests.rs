@@ -245,12 +245,33 @@ async fn follower_write_refused() {
 }
 
 #[tokio::test]
+async fn full_text_tables_can_be_read() {
+    let case = Case::new(1);
+    for module in ["fts4", "fts5"] {
+        case.writer
+            .execute_batch(&format!(
+                "CREATE VIRTUAL TABLE {module} USING {module}(x); INSERT INTO {module} VALUES ('one two')"
+            ))
+            .expect("valid");
+        for _ in 0..2 {
+            let answer = case.read(&format!("SELECT x FROM {module} WHERE {module} MATCH 'two'")).await.expect("reads");
+            assert!(answer.contains("one two"), "{answer}");
+        }
+        case.writer.execute_batch(&format!("INSERT INTO {module} VALUES ('two')")).expect("valid");
+        let answer =
+            case.read(&format!("SELECT count(*) FROM {module} WHERE {module} MATCH 'two'")).await.expect("reads");
+        assert!(answer.contains("[[2]]"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn errors_have_their_codes() {
     let case = Case::new(1);
     assert_eq!(case.failing("SELECT abs(-9223372036854775807 - 1)").await, (400, "bad_sql"));
     assert_eq!(case.failing("SELECT ?").await, (422, "missing_parameter"));
     assert_eq!(case.failing("SELECT * FROM _ha_meta").await, (403, "forbidden_sql"));
     assert_eq!(case.failing("SELECT value FROM pragma_database_list, json_each('[1]')").await, (403, "forbidden_sql"));
+    assert_eq!(case.failing("SELECT * FROM pragma_index_list('_HA_requests')").await, (403, "forbidden_sql"));
     assert_eq!(case.failing("SELECT length(zeroblob(1000000000))").await, (413, "too_big"));
     assert_eq!(case.failing("COMMIT").await, (403, "forbidden_sql"));
 }
@@ -348,6 +369,7 @@ async fn too_many_long_reads_are_refused_and_the_rest_get_their_turn() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(case.failing(ENDLESS).await, (503, "too_many_reads"));
+    assert_eq!(case.count(|s| &s.shed), 1);
     // Meanwhile quick reads go on.
     assert!(case.read("SELECT 1").await.is_ok());
     assert!(matches!(first.await.expect("ran"), Err(ReadError::Sql(e)) if e.code == "statement_timeout"));

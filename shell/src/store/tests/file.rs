@@ -250,6 +250,7 @@ fn a_full_disk_stops_writes_and_nothing_else() {
     };
     full(&mut pair.writer, 1);
     let mut reply = pair.send(vec![text("INSERT INTO t VALUES(zeroblob(100000))")]);
+    pair.settle();
     assert_eq!(told(&mut reply).expect_err("no room").code, "disk_full");
     assert_eq!(pair.writer.health, [StoreHealth::Full]);
     let mut refused = pair.send(vec![text("INSERT INTO t VALUES(1)")]);

@@ -55,6 +55,73 @@ fn errors_and_empty_results_wait_for_the_commit_too() {
     assert_eq!(read.position, pair.last(), "it saw the row, so it is at the row's position");
 }
 
+/// Under load the next group waits already when one ends.
+#[test]
+fn a_checkpoint_gets_its_turn_under_load() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let _first = pair.send(vec![text("INSERT INTO t VALUES(1)")]);
+    let _second = pair.send(vec![text("INSERT INTO t VALUES(2)")]);
+    let (reply, mut done) = oneshot::channel();
+    pair.writer.jobs([StoreJob::Checkpoint { reply }]);
+    assert!(done.try_recv().is_err(), "a transaction is open");
+    let (id, entries) = pair.place();
+    let (first, last) = (entries[0].seq, entries[0].position());
+    pair.writer.jobs([StoreJob::Proposed { id, first, last }, StoreJob::Apply { entries: entries.clone() }]);
+    assert_eq!(pair.writer.proposals.len(), 1, "the second group runs");
+    assert_eq!(done.try_recv().expect("answered").expect("done"), last);
+    pair.replica.apply(&entries);
+    pair.settle();
+    pair.check();
+}
+
+/// SQLite's own checkpoints swallow a failed fsync: the store makes them.
+#[test]
+fn the_write_ahead_log_stays_bounded_without_sqlites_own_checkpoints() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    for _ in 0..24 {
+        pair.write("INSERT INTO t VALUES(zeroblob(2000000))");
+        pair.write("DELETE FROM t");
+    }
+    for store in [&pair.writer, &pair.replica] {
+        let wal = store.dir.path().join("data.db-wal");
+        let bytes = std::fs::metadata(wal).expect("there is one").len();
+        assert!((1 << 20..30 << 20).contains(&bytes), "{bytes}");
+    }
+    pair.check();
+}
+
+/// A writer that slept through its lease runs a DELETE of a row that the next
+/// writer has inserted meanwhile: "0 rows" would be an answer from the past.
+#[test]
+fn what_changed_nothing_is_answered_only_under_the_pin() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a UNIQUE)");
+    pair.write("INSERT INTO t VALUES(1)");
+    for sql in [
+        "DELETE FROM t WHERE a = 2",
+        "INSERT INTO t VALUES(1)",
+        "INSERT OR ROLLBACK INTO t VALUES(1)",
+        "SELECT count(*) FROM t",
+    ] {
+        let mut asked = pair.send(vec![text(sql)]);
+        assert!(answer(&mut asked).is_none(), "{sql}: nobody has said that this node still writes");
+        let (id, entries) = pair.place();
+        assert!(entries.is_empty(), "{sql}");
+        pair.writer.jobs([StoreJob::Refused { id, refusal: Refusal::LeaseExpired }]);
+        assert!(matches!(answer(&mut asked), Some(Err(WriteError::Refused(Refusal::LeaseExpired, _)))), "{sql}");
+        let mut asked = pair.send(vec![text(sql)]);
+        pair.settle();
+        assert!(
+            !matches!(answer(&mut asked), None | Some(Err(WriteError::Refused(..) | WriteError::Unknown))),
+            "{sql}"
+        );
+    }
+    pair.write("INSERT INTO t VALUES(2)");
+    pair.check();
+}
+
 #[test]
 fn unknown_is_rolled_back_and_later_applied_exactly_once() {
     let mut pair = Pair::new();
@@ -72,6 +139,7 @@ fn unknown_is_rolled_back_and_later_applied_exactly_once() {
     assert!(matches!(answer(&mut answers[0]), Some(Err(WriteError::Unknown))));
     assert!(matches!(answer(&mut answers[1]), Some(Err(WriteError::Refused(Refusal::NotReady, _)))));
     assert!(matches!(answer(&mut answers[2]), Some(Err(WriteError::Unknown))));
+    assert_eq!(pair.writer.stats.groups_rolled_back.get(), 1);
     assert_eq!(count(&pair.writer, "SELECT count(*) FROM t"), 0);
     pair.writer.pin(2, false);
     // Another writer committed them after all.
@@ -80,6 +148,19 @@ fn unknown_is_rolled_back_and_later_applied_exactly_once() {
     pair.replica.apply(&entries);
     assert_eq!(count(&pair.writer, "SELECT count(*) FROM t"), 2);
     pair.check();
+}
+
+#[test]
+fn what_waits_is_counted() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let commits = pair.writer.stats.group_requests.count();
+    pair.send_all(vec![vec![text("INSERT INTO t VALUES(1)")]]);
+    assert_eq!(pair.writer.stats.queue.get(), 0, "it runs");
+    let (second, _later) = request(700, vec![text("INSERT INTO t VALUES(2)")]);
+    pair.writer.jobs([StoreJob::Write(second)]);
+    assert_eq!(pair.writer.stats.queue.get(), 1, "the connection is taken");
+    assert_eq!(pair.writer.stats.group_requests.count(), commits, "nothing was committed meanwhile");
 }
 
 #[test]

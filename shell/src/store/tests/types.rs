@@ -180,6 +180,7 @@ fn schema_statements() {
         "REINDEX",
         "PRAGMA user_version = 42",
         "PRAGMA application_id = -7",
+        "PRAGMA application_id = ''",
         "DROP TABLE people",
         "CREATE TABLE people(id)",
         "INSERT INTO people VALUES(1)",

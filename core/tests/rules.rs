@@ -360,6 +360,25 @@ fn differing_content_is_quarantined_and_reseeded() {
     assert!(w.hosts.iter().all(|h| { !h.outputs.iter().any(|o| matches!(o, Output::FetchSnapshot { .. })) }));
 }
 
+/// Data that ends before the log begins can't be brought up by entries: a
+/// data.db that was lost, or put back from an old copy, is seeded anew.
+#[test]
+fn data_below_its_log_is_reseeded() {
+    let mut w = World::born(3);
+    w.write(0, "x");
+    w.run(2_000);
+    let through = w.status(2).trimmable;
+    assert!(through > Seq(1), "nothing to trim: {through}");
+    w.trim(2, through);
+    w.crash(2);
+    let disk = &mut w.hosts[2].disk;
+    (disk.applied, disk.content, disk.membership, disk.data) = (Position::START, 0, None, vec![]);
+    w.start(2);
+    assert_eq!(w.status(2).unfit, Some(Unfit::Quarantined), "what it lacks is not served");
+    w.until("the rows", |w| w.holds(2, "x") && w.status(2).unfit.is_none());
+    assert!(!w.saw(2, |e| matches!(e, Event::Amnesia { .. })), "its log is whole");
+}
+
 /// R8: a disk that was rolled back counts as another disk.
 #[test]
 fn a_rolled_back_disk_takes_a_new_incarnation() {

@@ -173,6 +173,13 @@ impl<E: Env> Disk<E> {
             Some(store) => log.recovered(store.position, store.content, store.membership.clone())?,
             None => log.recovered(log.base(), ContentHash::default(), None)?,
         };
+        if let Some(store) = store.as_ref().filter(|store| store.position.seq < log.base().seq) {
+            tracing::warn!(
+                data = %store.position.seq,
+                log = %log.base().seq.next(),
+                "data.db ends before the log begins: it needs a copy of another member's"
+            );
+        }
         let own_key = token::own_key(dir, env).map_err(|e| unusable(dir, &e))?;
         Ok(Self { log, store, recovered, own_key, tmp })
     }

@@ -58,7 +58,7 @@ pub(crate) async fn ready<E: Env>(conn: &Conn<E>) -> Response<Body> {
     // Wait for what was committed when the question came: judged against a
     // commit index that moves on, a node under load would never be ready.
     let mut applied = app.applied.clone();
-    let wanted = view.commit;
+    let wanted = wanted(&view);
     let _ = timeout(CATCH_UP, applied.wait_for(|position| position.seq >= wanted)).await;
     let reasons = reasons(&view, app.applied.borrow().seq, &app.config.core, app.env.now().mono);
     let mut response = respond::json_now(&json!({
@@ -70,6 +70,17 @@ pub(crate) async fn ready<E: Env>(conn: &Conn<E>) -> Response<Body> {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
+}
+
+/// What a node that is caught up has applied: all that is known here to be
+/// committed, and what the writer had applied when it was last heard. A node
+/// that is beyond the reach of the writer's log knows the first from its own
+/// past only.
+fn wanted(view: &View) -> Seq {
+    let writer = view.pin.writer.as_ref().map(|(id, _)| id);
+    let peers = view.status.iter().flat_map(|status| &status.peers);
+    let theirs = peers.filter(|peer| writer.is_some() && peer.id.as_ref() == writer).map(|peer| peer.applied).max();
+    view.commit.max(theirs.unwrap_or_default())
 }
 
 /// Every reason why a node isn't ready; the gravest first.
@@ -114,8 +125,9 @@ pub(crate) fn reasons(view: &View, applied: Seq, config: &Config, now: MonoTime)
         let text = format!("{heard} voters are heard, {quorum} are needed");
         reasons.push(Reason::new("no_quorum", text));
     }
-    if status.part != Part::Witness && applied < view.commit {
-        let lag = view.commit.0 - applied.0;
+    let wanted = wanted(view);
+    if status.part != Part::Witness && applied < wanted {
+        let lag = wanted.0 - applied.0;
         reasons.push(Reason::new("lag", format!("{lag} committed entries are not applied yet")));
     }
     reasons

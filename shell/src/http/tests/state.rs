@@ -61,6 +61,17 @@ async fn a_node_says_why_it_is_not_ready() {
     assert_eq!(codes().await, (200, vec![]));
     a.status(|view, _| view.commit = Seq(5));
     assert_eq!(codes().await, not(&["lag"]));
+    // What this node knows to be committed is not all there is: the writer is
+    // heard to be further.
+    a.status(|view, status| {
+        view.commit = Seq(0);
+        status.peers.iter_mut().filter(|peer| peer.id.as_ref() == Some(&b.id)).for_each(|peer| peer.applied = Seq(5));
+    });
+    assert_eq!(codes().await, not(&["lag"]));
+    a.status(|view, status| {
+        view.commit = Seq(5);
+        status.peers.iter_mut().for_each(|peer| peer.applied = Seq(0));
+    });
     // Behind by no more than a moment is not behind.
     let (ready, ()) = tokio::join!(codes(), async {
         sleep(Duration::from_millis(50)).await;

@@ -135,9 +135,16 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
     for warning in settled.warnings {
         tracing::warn!("{warning}");
     }
+    let dir = config.dir.clone();
     match crate::run::run_blocking(config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => super::fail(&error.to_string()),
+        Err(error) => match error.code {
+            "log_damaged" | "data_corrupt" => super::fail(&format!(
+                "{error}\n    mend: if other members live, move the whole directory {} away and start again: the node joins anew; if this was the only one, restore a backup",
+                dir.display()
+            )),
+            _ => super::fail(&error.to_string()),
+        },
     }
 }
 

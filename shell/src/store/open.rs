@@ -403,7 +403,7 @@ impl Engine {
     }
 
     /// Fails if another connection committed to the file since it was opened.
-    fn check_foreign_write(&mut self) -> Result<(), Failure> {
+    pub(super) fn check_foreign_write(&mut self) -> Result<(), Failure> {
         match self.own.data_version.integer()? == Some(self.data_version) {
             true => Ok(()),
             false => Err(Failure { code: FOREIGN_WRITE, message: "another process wrote data.db".to_owned() }),

@@ -185,7 +185,10 @@ impl Inner {
                     let _ = done.send(());
                 }
             }
-            StoreJob::Tick => self.weigh(),
+            StoreJob::Tick => {
+                self.weigh();
+                self.look_for_strangers();
+            }
             StoreJob::Checkpoint { reply } => self.checkpoints.push(reply),
             StoreJob::Install { file, reply } => {
                 self.abandon_group();
@@ -320,6 +323,24 @@ impl Inner {
 
     fn count_waiting(&self) {
         self.stats.queue.set((self.waiting.len() + self.backlog.len()) as u64);
+    }
+
+    /// A node without traffic serves reads as well: what another process wrote
+    /// must not wait for the next entry to be noticed. An open group looked
+    /// when it began, and holds the write lock.
+    fn look_for_strangers(&mut self) {
+        if self.fence.is_some() || self.group.is_some() {
+            return;
+        }
+        let Some(engine) = &mut self.engine else { return };
+        if let Err(failure) = engine.check_foreign_write() {
+            let at = engine.applied.seq.next();
+            match halt(&failure, at) {
+                Halt::Damaged(why) => self.fence(Halt::Damaged(why)),
+                // Nothing is tried here that would tell more.
+                other => tracing::debug!(?other, "whether another process wrote could not be seen"),
+            }
+        }
     }
 
     /// Looks how large the files are.

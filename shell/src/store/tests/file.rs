@@ -156,6 +156,19 @@ fn a_foreign_write_fences_the_node() {
 }
 
 #[test]
+fn a_foreign_write_is_noticed_without_traffic() {
+    let mut pair = founded();
+    for store in [&mut pair.writer, &mut pair.replica] {
+        store.jobs([StoreJob::Tick]);
+        assert_eq!(store.health, [], "the own transactions are no strangers'");
+        let conn = Connection::open(store.file()).expect("opens");
+        conn.execute_batch("INSERT INTO t VALUES(99)").expect("written");
+        store.jobs([StoreJob::Tick, StoreJob::Tick]);
+        assert_eq!(store.health, [StoreHealth::Quarantined]);
+    }
+}
+
+#[test]
 fn a_snapshot_replaces_everything() {
     let mut pair = founded();
     let copy = pair.replica.dir.path().join("copy.db");

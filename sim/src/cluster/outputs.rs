@@ -265,6 +265,16 @@ impl Cluster {
                 process.told
             ));
         }
+        let term = self.hosts[host].disk.hard.term;
+        let last = &entries[entries.len() - 1];
+        if process.writing && through > process.told && last.term != term {
+            // Raft 5.4.2: such an entry may still be replaced, however many
+            // have it.
+            return complain(format!(
+                "host {host}: {through} of term {} is committed by counting under term {term}",
+                last.term
+            ));
+        }
         self.check_commit(host, &entries[entries.len() - 1])?;
         for entry in &entries {
             let news = self.oracles.prefix.committed(entry);

@@ -453,6 +453,13 @@ pub fn member_url(text: &str) -> Result<Url, String> {
 }
 
 fn log_filter(text: &str) -> Result<String, String> {
+    // The filter's own reader takes a bare word that is no level for a target,
+    // and a misspelt level would then silence everything else.
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let misspelt = |word: &&str| !word.contains(['=', '[']) && !LEVELS.iter().any(|l| l.eq_ignore_ascii_case(word));
+    if let Some(word) = text.split(',').map(str::trim).find(misspelt) {
+        return Err(format!("{word:?} is no level: error, warn, info, debug or trace; or write target=level"));
+    }
     tracing_subscriber::EnvFilter::try_new(text).map(|_| text.to_string()).map_err(|error| error.to_string())
 }
 

@@ -104,6 +104,9 @@ fn values_are_refused_with_name_place_value_and_mend() {
     refused(&[("BASE_MAX_ROWS", "-1")], &["BASE_MAX_ROWS"]);
     refused(&[("BASE_MAX_BODY", "1GiB")], &["BASE_MAX_BODY", "64 MiB"]);
     refused(&[("BASE_LOG_LEVEL", "base_ha=loud=very")], &["BASE_LOG_LEVEL"]);
+    refused(&[("BASE_LOG_LEVEL", "loud")], &["BASE_LOG_LEVEL", "loud", "is no level"]);
+    refused(&[("BASE_LOG_LEVEL", "info,loud")], &["BASE_LOG_LEVEL", "is no level"]);
+    assert!(settle_env(&[("BASE_LOG_LEVEL", "warn,base_ha::bus=debug")]).is_ok());
     refused(
         &[("BASE_PEERS", "https://a:1"), ("BASE_CLUSTER_SECRET", SECRET)],
         &["TLS between nodes is not in this version"],

@@ -316,7 +316,10 @@ impl Cluster {
                 self.hosts[host].disk_full = false;
                 self.give_now(host, Input::Health(StoreHealth::Well))
             }
-            Event::ApplyWell { host, boot } => self.apply_well(host, boot),
+            Event::ApplyWell { host, boot } => {
+                self.apply_well(host, boot);
+                Ok(())
+            }
             Event::TwinDue => {
                 self.twin_due();
                 Ok(())

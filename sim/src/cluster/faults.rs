@@ -321,9 +321,10 @@ impl Cluster {
             machine.clock.set_wall_right();
             machine.armed = None;
             machine.disk_full = false;
-            if let Some(process) = &mut machine.process {
-                process.halted = false;
+            if let Some(boot) = machine.process.as_ref().filter(|p| p.halted).map(|p| p.boot) {
+                self.apply_well(host, boot);
             }
+            let machine = &mut self.hosts[host];
             let boot = machine.process.as_ref().map(|p| (p.boot, p.paused));
             match boot {
                 Some((boot, true)) => self.resume(host, boot)?,

@@ -101,15 +101,15 @@ impl Cluster {
         self.give_now(host, Input::Health(StoreHealth::ApplyHalted { at }))
     }
 
-    /// The store can apply again.
-    pub(super) fn apply_well(&mut self, host: usize, boot: u64) -> Result<(), Failure> {
-        let full = self.hosts[host].disk_full;
-        let Some(process) = self.hosts[host].process.as_mut().filter(|p| p.boot == boot) else {
-            return Ok(());
-        };
-        process.halted = false;
-        self.give(host, boot, Input::Health(StoreHealth::Well))?;
-        if full { self.give(host, boot, Input::Health(StoreHealth::Full)) } else { Ok(()) }
+    /// The store could apply again. A halt lasts as long as its process (room
+    /// on the disk says nothing of it): it ends with a new copy of the data or
+    /// with a restart.
+    pub(super) fn apply_well(&mut self, host: usize, boot: u64) {
+        let halted = self.hosts[host].process.as_ref().is_some_and(|p| p.boot == boot && p.halted);
+        if halted {
+            self.stop(host, false);
+            self.schedule_start(host, 10);
+        }
     }
 
     /// The log comes back without its tail: a bit flip in a write-ahead log

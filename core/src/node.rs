@@ -268,7 +268,7 @@ impl Node {
             Input::SnapshotInstalled { position, membership, content, log_reset } => {
                 self.on_snapshot_installed(now, position, membership, content, log_reset, out);
             }
-            Input::SnapshotFailed => self.on_snapshot_failed(now),
+            Input::SnapshotFailed => self.on_snapshot_failed(now, out),
             Input::ReadIndex { id } => self.on_read_index(now, id, out),
             Input::Admin { id, command } => self.on_admin(now, id, command, out),
             Input::Health(health) => self.on_health(now, health, out),

@@ -252,6 +252,7 @@ impl Node {
     ) {
         self.health.fetching = None;
         self.health.fetching_log = false;
+        self.health.called_for = None;
         if log_reset {
             // What a writer counts on is no longer there.
             self.step_down(now, StepDownReason::Unfit, out);
@@ -314,6 +315,8 @@ impl Node {
             self.health.fetching = Some(now.mono);
             self.health.fetching_log = true;
             out.push(Output::FetchSnapshot { from, at_least, reseed: false });
+        } else if !self.health.fetching_log {
+            self.health.called_for = Some((at_least, from));
         }
     }
 

@@ -6,10 +6,11 @@
 
 use super::identity::Sender;
 use super::{Gate, Node, Stance};
-use crate::ids::{ClusterId, ContentHash, Hash, NodeId, Seq};
+use crate::ids::{ClusterId, ContentHash, Hash, NodeId, Seq, Url};
 use crate::io::{Event, Outbox, Output, Route, StoreHealth, Unfit};
 use crate::member::Role;
 use crate::message::{Message, Refused};
+use crate::position::Position;
 use crate::time::{MonoTime, Now};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -85,6 +86,8 @@ pub(super) struct Health {
     /// When an append that did not fit was last answered meanwhile.
     missing_answered: MonoTime,
     fetch_again: MonoTime,
+    /// A snapshot that the writer called for while a re-seed was under way.
+    pub(super) called_for: Option<(Position, Url)>,
     pub(super) samples: Samples,
 }
 
@@ -103,6 +106,7 @@ impl Health {
             fetching_log: false,
             missing_answered: MonoTime(0),
             fetch_again: MonoTime(0),
+            called_for: None,
             samples: Samples { latest: (applied, content), ring: VecDeque::new() },
         }
     }
@@ -210,10 +214,20 @@ impl Node {
         }
     }
 
-    pub(super) fn on_snapshot_failed(&mut self, now: Now) {
+    pub(super) fn on_snapshot_failed(&mut self, now: Now, out: &mut Outbox) {
         self.health.fetching = None;
         self.health.fetching_log = false;
         self.health.fetch_again = now.mono.after(self.config.heartbeat);
+        // A re-seed whose position the own log does not reach fails, and would
+        // fail for ever where the log itself must be replaced first.
+        if let Some((at_least, from)) = self.health.called_for.take()
+            && at_least.seq > self.log.last().seq
+            && !matches!(self.stance, Stance::Writer(_))
+        {
+            self.health.fetching = Some(now.mono);
+            self.health.fetching_log = true;
+            out.push(Output::FetchSnapshot { from, at_least, reseed: false });
+        }
     }
 
     /// Contents were seen to differ: at the newest position where they do, the

@@ -164,6 +164,11 @@ impl Cluster {
         process.halted = false;
         process.told = process.told.max(data.applied.seq);
         process.queue.clear();
+        // What was committed and not yet applied is in the snapshot; its
+        // transaction ends with the data that it was open on.
+        if process.group.as_ref().and_then(|g| g.logged).is_some_and(|(_, last)| last.seq <= data.applied.seq) {
+            process.group = None;
+        }
         process.ordered = data.applied.seq;
         let Some((_, membership)) = &data.membership else {
             return Ok(());

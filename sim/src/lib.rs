@@ -30,12 +30,14 @@
 //! | `oracle` | what must hold |
 //! | `phases` | a run from start to end |
 //! | `trace`, `report` | what is said about it |
+//! | `fuzz` | bodies of the fuzz targets, for the shell's decoders too |
 
 pub mod batch;
 pub mod clock;
 pub mod cluster;
 pub mod data;
 pub mod disk;
+pub mod fuzz;
 pub mod network;
 pub mod oracle;
 pub mod phases;

@@ -316,6 +316,25 @@ impl Plan {
     /// The plan of a seed. Each kind of fault is switched off in about half of
     /// all seeds: some bugs hide behind other faults.
     pub fn from_seed(seed: u64) -> Self {
+        let (mut plan, mut swarm) = Self::drawn(seed);
+        plan.draw_faults(&mut swarm);
+        plan
+    }
+
+    /// The plan of a seed with no faults but the network's and the disks' own.
+    pub fn calm(seed: u64) -> Self {
+        Self::drawn(seed).0
+    }
+
+    /// Adds a fault of the `kind`-th kind (they are numbered in a circle), its
+    /// particulars drawn from `choice`. Faults are added in order of time.
+    pub fn add_fault(&mut self, at_ms: u64, kind: usize, choice: u64) {
+        let kind = ALL_KINDS[kind % ALL_KINDS.len()];
+        let fault = self.draw_fault(kind, &mut Prng::named(choice, "one fault"));
+        self.faults.push(FaultAt { at_ms, fault });
+    }
+
+    fn drawn(seed: u64) -> (Self, Prng) {
         let mut cluster = Prng::named(seed, "cluster");
         let mut swarm = Prng::named(seed, "swarm");
         let mut net = Prng::named(seed, "net plan");
@@ -348,7 +367,7 @@ impl Plan {
             delay_us_max: delay_us_min + net.within(100..=60_000),
         };
         let chaos_ms = cluster.within(8_000..=30_000);
-        let mut plan = Self {
+        let plan = Self {
             seed,
             seats,
             spares,
@@ -373,8 +392,7 @@ impl Plan {
             chaos_ms,
             faults: Vec::new(),
         };
-        plan.draw_faults(&mut swarm);
-        plan
+        (plan, swarm)
     }
 
     /// How many machines there are.

@@ -82,9 +82,18 @@ type ScrubReply = oneshot::Sender<Result<(ContentHash, ContentHash), ApiError>>;
 impl Work<ScrubReply> for Scrub {
     fn run(&mut self, jobs: &mut VecDeque<ScrubReply>) {
         while let Some(reply) = jobs.pop_front() {
-            let _ = reply.send(look_at(&self.path).and_then(|conn| recompute(&conn)));
+            let _ = reply.send(recount(&self.path));
         }
     }
+}
+
+/// Counts the content hash of a `data.db` anew from its rows; and the one that
+/// is stored in it.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn recount(file: &Path) -> Result<(ContentHash, ContentHash), ApiError> {
+    recompute(&look_at(file)?)
 }
 
 /// Checks that a file is a whole database of ours and equals its own hash.

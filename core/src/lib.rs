@@ -31,6 +31,7 @@
 //! | `entry`, `member`, `position` | a log entry, the membership, points in the log |
 //! | `message`, `io` | what nodes say to each other; what goes in and out of a node |
 //! | `changeset` | row changes as data |
+//! | `merge` | what rows are when several nodes wrote them: laws and definitions, used by no mode that this version has |
 //! | `wire` | bytes: frames, log records, memberships, change-sets |
 //! | `token` | what a session has seen, as bytes |
 //! | `log` | the log as far as it is in memory |
@@ -50,6 +51,7 @@ pub mod io;
 pub mod lease;
 pub mod log;
 pub mod member;
+pub mod merge;
 pub mod message;
 pub mod node;
 pub mod pin;

@@ -236,3 +236,32 @@ fn a_range_that_is_gone_becomes_a_snapshot() {
     w.crash(0);
     w.until("a writer", |w| w.writable().is_some());
 }
+
+/// While a snapshot is under way its source may come to follow a writer that
+/// the receiver has not heard of: what it then installs ends in that one's term.
+#[test]
+fn a_snapshot_from_a_later_term_raises_the_term() {
+    let mut w = World::born(3);
+    w.isolate(2);
+    w.write(0, "x");
+    w.run(2_000);
+    let through = w.status(0).trimmable;
+    w.trim(0, through);
+    w.trim(1, w.status(1).trimmable);
+    w.fetch = 500 * MS;
+    w.heal();
+    let fetches = |w: &World| w.hosts[2].outputs.iter().any(|o| matches!(o, Output::FetchSnapshot { .. }));
+    w.until("the fetch", fetches);
+    w.isolate(2);
+    let before = w.status(2).pin.term;
+    w.admin(0, AdminCommand::Transfer { to: Some(id(1)) });
+    w.until("the next writer", |w| w.writable() == Some(1) && w.status(0).applied == w.status(1).last.seq);
+    assert_eq!(w.status(2).pin.term, before, "it heard nothing of that");
+    w.until("the snapshot", |w| w.holds(2, "x"));
+    let status = w.status(2);
+    assert!(status.last.term > before, "the snapshot ends in the term before");
+    assert_eq!(status.pin.term, status.last.term);
+    w.heal();
+    w.write(1, "y");
+    w.until("the next row", |w| w.holds(2, "y"));
+}

@@ -258,6 +258,11 @@ impl Node {
             self.step_down(now, StepDownReason::Unfit, out);
             self.stance = Stance::Follower;
         }
+        if log_reset && position.term > self.hard.term {
+            // Its source went on to follow a writer that this node has not
+            // heard of. A term in the log is a term heard of.
+            self.adopt_term(now, position.term, out);
+        }
         let held = self.log.position(position.seq);
         if log_reset {
             // Entries that followed this very point are gone with the reset.

@@ -74,6 +74,8 @@ pub struct World {
     /// Directed links that lose everything.
     pub cut: BTreeSet<(usize, usize)>,
     pub latency: u64,
+    /// How long a snapshot takes to arrive.
+    pub fetch: u64,
     pub committed: BTreeMap<Seq, Hash>,
     pub writers: BTreeMap<Term, NodeId>,
     pub sent: u64,
@@ -125,6 +127,7 @@ impl World {
             hosts: vec![],
             cut: BTreeSet::new(),
             latency: MS,
+            fetch: 5 * MS,
             committed: BTreeMap::new(),
             writers: BTreeMap::new(),
             sent: 0,
@@ -488,7 +491,7 @@ impl World {
                     self.push(self.now + MS / 2, n, life, What::Load { id, from, through });
                 }
                 Output::FetchSnapshot { from, at_least, reseed } => {
-                    self.push(self.now + 5 * MS, n, life, What::Fetch { from, at_least, reseed });
+                    self.push(self.now + self.fetch, n, life, What::Fetch { from, at_least, reseed });
                 }
                 Output::Event(event) => {
                     if let Event::BecameWriter { term } = &event {

@@ -63,6 +63,12 @@ pub trait Env: Clone + Send + Sync + 'static {
         Ok(Home::here())
     }
 
+    /// Waits until whoever runs this process asks it to read its files again
+    /// (SIGHUP). Never where nobody can ask.
+    fn told_to_reload(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
     /// Watches a loop that must not stall (RELIABILITY 7.6). `turn` is odd while
     /// the loop works and even while it waits. A world whose time stands still
     /// while code runs has nothing to watch.

@@ -35,4 +35,5 @@ pub mod run;
 pub mod snapshot;
 pub mod sqljson;
 pub mod store;
+pub mod tls;
 pub mod token;

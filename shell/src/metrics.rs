@@ -131,6 +131,19 @@ pub struct Stats {
     pub log: Arc<LogStats>,
     /// Counted by the node loop and the bus.
     pub peer: PeerStats,
+    /// Counted by who accepts connections, where they are encrypted.
+    pub tls: TlsStats,
+}
+
+/// What is counted of TLS.
+#[derive(Debug, Default)]
+pub struct TlsStats {
+    /// When the first certificate expires, in seconds since 1970; 0 without TLS.
+    pub expires: Level,
+    /// Connections refused in their handshake.
+    pub refused: Count,
+    /// Times that replaced files were taken into use.
+    pub renewed: Count,
 }
 
 /// Status classes: 1xx to 5xx.
@@ -284,6 +297,7 @@ impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut out = Out(encoder);
         self.http(&mut out)?;
+        self.tls(&mut out)?;
         self.reads(&mut out)?;
         self.data(&mut out)?;
         self.node(&mut out)
@@ -329,6 +343,18 @@ impl Scrape {
         out.count("http_foreign", "Requests refused as of another origin", http.foreign.get())?;
         out.level("writes_waiting", "Writes handed to the store and not answered", http.writes_waiting.get())?;
         out.level("reads_waiting", "Reads that wait for a position", http.reads_waiting.get())
+    }
+
+    fn tls(&self, out: &mut Out<'_>) -> fmt::Result {
+        let tls = &self.stats.tls;
+        if tls.expires.get() == 0 {
+            return Ok(());
+        }
+        let (name, help) = ("tls_expires_timestamp", "When the first TLS certificate expires, since 1970");
+        let mut metric = out.0.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
+        metric.encode_gauge(&tls.expires.get())?;
+        out.count("tls_refused", "Connections refused in their TLS handshake", tls.refused.get())?;
+        out.count("tls_renewed", "Times that replaced TLS files were taken into use", tls.renewed.get())
     }
 
     fn reads(&self, out: &mut Out<'_>) -> fmt::Result {

@@ -39,6 +39,7 @@ use crate::snapshot::serve::Server;
 use crate::store;
 use crate::store::backup;
 use crate::store::read::Reads;
+use crate::tls::{self, Dialler, Tls};
 use crate::token;
 use base_ha_core::ids::{BootNonce, ContentHash};
 use base_ha_core::io::{Boot, Recovered};
@@ -67,6 +68,7 @@ const READERS: usize = 8;
 /// on disk.
 pub async fn run<E: Env>(env: E, config: Config, shutdown: impl Future<Output = ()> + Send) -> Result<(), ApiError> {
     let config = Arc::new(config);
+    let tls = config.tls.as_ref().map(|files| Tls::open(&env, files, &config.core.url)).transpose()?;
     let mut listener = env
         .bind(&config.http)
         .await
@@ -78,8 +80,8 @@ pub async fn run<E: Env>(env: E, config: Config, shutdown: impl Future<Output = 
         let (env_inside, config, node) = (env.clone(), config.clone(), node.clone());
         env.blocking(move || Disk::open(&env_inside, &config, &node))
     };
-    let disk = starting::serve_until(&env, &mut listener, opening).await?;
-    let running = Running::start(env, config, node, inbox, disk, listener)?;
+    let disk = starting::serve_until(&env, tls.as_ref(), &mut listener, opening).await?;
+    let running = Running::start(env, tls, config, node, inbox, disk, listener)?;
     running.until(shutdown).await
 }
 
@@ -209,6 +211,8 @@ struct Running<E: Env> {
     loop_ended: tokio::task::JoinHandle<Ended>,
     http_stop: watch::Sender<bool>,
     http: tokio::task::JoinHandle<()>,
+    /// Looks after the TLS files.
+    upkeep: Option<tokio::task::JoinHandle<()>>,
     /// Where the loop runs, for as long as this lives.
     _home: Home,
 }
@@ -216,6 +220,7 @@ struct Running<E: Env> {
 impl<E: Env> Running<E> {
     fn start(
         env: E,
+        tls: Option<Tls>,
         config: Arc<Config>,
         node: NodeHandle,
         inbox: mpsc::UnboundedReceiver<NodeEvent>,
@@ -232,7 +237,9 @@ impl<E: Env> Running<E> {
             env.home().map_err(|e| ApiError::new(500, "no_runtime", format!("the system gives no thread: {e}")))?;
         let log = env.worker("log", log.into_worker()?);
         let (view_sender, view) = watch::channel(Arc::new(View::default()));
-        let bus = DirectBus::new(env.clone(), &config, node.clone(), stats.clone());
+        let dialler = Dialler::new(env.clone(), tls.clone());
+        let bus = DirectBus::new(dialler.clone(), &config, node.clone(), stats.clone(), view.clone());
+        let upkeep = tls.map(|tls| tokio::spawn(tls::upkeep::run(env.clone(), tls, stats.clone())));
 
         let file = store::data_file(&config.dir);
         let given = match store {
@@ -260,7 +267,7 @@ impl<E: Env> Running<E> {
             store: given.as_ref().map_or_else(|| WorkerHandle::new(Err), |g| g.worker.clone()),
             sql: given.as_ref().map_or_else(|| Arc::new(NoData(nothing)) as Arc<dyn Sql>, |g| Arc::new(g.data.local())),
             peer: Arc::new(Peers { bus: bus.clone(), snapshots, home: home.handle().clone() }),
-            http: http::State::new(env.clone(), &config, own_key),
+            http: http::State::new(dialler, &config, own_key),
             stats: stats.clone(),
         });
         let (http_stop, stop) = watch::channel(false);
@@ -286,7 +293,7 @@ impl<E: Env> Running<E> {
         });
         tracing::info!(node = %config.core.id, url = %config.core.url, http = config.http, "started");
         let loop_ended = home.handle().spawn(driver.run());
-        Ok(Self { config, node, bus, log, store, loop_ended, http_stop, http, _home: home })
+        Ok(Self { config, node, bus, log, store, loop_ended, http_stop, http, upkeep, _home: home })
     }
 
     /// Runs until told to stop, or until the loop ends by itself.
@@ -339,6 +346,9 @@ impl<E: Env> Running<E> {
         // After the store: until its last checkpoint it needs the log.
         close(id.as_str(), "log", |reply| self.log.send(LogJob::Close { reply }).is_ok()).await;
         self.bus.close();
+        if let Some(upkeep) = self.upkeep {
+            upkeep.abort();
+        }
         tracing::info!(node = %id, "stopped");
     }
 }

@@ -7,6 +7,7 @@ use crate::node::{Node, SECRET, free_port};
 use crate::proxy::{Links, Proxy};
 use crate::wait::{eventually, holds};
 use std::ops::{Index, IndexMut};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -86,6 +87,20 @@ impl Cluster {
         node.set("BASE_PEERS", &peers);
         node.set("BASE_LOCAL_TARGET", &node.url());
         node.set("BASE_CLUSTER_SECRET", &self.nodes[0].env["BASE_CLUSTER_SECRET"].clone());
+        self.nodes.push(node);
+        self.nodes.len() - 1
+    }
+
+    /// As [`Cluster::add`], to a cluster over mutual TLS, reached at `host` by
+    /// its certificate.
+    pub fn add_tls(&mut self, name: &str, host: &str, files: &(PathBuf, PathBuf)) -> usize {
+        let mut node = Node::new(name, free_port(), self.home.path().join(name));
+        let url = format!("https://{host}:{}", node.port);
+        let first = &self.nodes[0];
+        node.set("BASE_PEERS", &format!("{},{url}", first.env["BASE_PEERS"]));
+        node.set("BASE_LOCAL_TARGET", &url);
+        node.set("BASE_TLS_CA", &first.env["BASE_TLS_CA"].clone());
+        node.use_certificate(files);
         self.nodes.push(node);
         self.nodes.len() - 1
     }

@@ -10,6 +10,7 @@
 //! line through [`skipped`]; with `BASE_HA_TEST_REQUIRE=all` that is a failure.
 
 pub mod binary;
+pub mod certs;
 pub mod cluster;
 pub mod load;
 pub mod node;

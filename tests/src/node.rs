@@ -6,6 +6,7 @@ use crate::binary;
 use crate::wait::{eventually, holds, within};
 use base_ha::cli::client::{Answer, Client, ClientError};
 use base_ha::cli::status::NodeView;
+use base_ha::cli::trust::Trust;
 use base_ha::config::Secret;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -75,9 +76,20 @@ impl Node {
         self.env.insert(name.into(), value.into());
     }
 
+    /// Has it show this certificate (and its key) from its next start on.
+    pub fn use_certificate(&mut self, (cert, key): &(PathBuf, PathBuf)) {
+        self.set("BASE_TLS_CERT", &cert.display().to_string());
+        self.set("BASE_TLS_KEY", &key.display().to_string());
+    }
+
     /// Where it listens.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        match self.env.get("BASE_LOCAL_TARGET") {
+            // Its certificate is made for the host of this one.
+            Some(target) if self.env.contains_key("BASE_TLS_CERT") => target.clone(),
+            _ if self.env.contains_key("BASE_TLS_CERT") => format!("https://127.0.0.1:{}", self.port),
+            _ => format!("http://127.0.0.1:{}", self.port),
+        }
     }
 
     /// Starts it, without waiting for anything.
@@ -182,6 +194,11 @@ impl Node {
         self.signal(Signal::STOP);
     }
 
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// SIGCONT.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
@@ -196,7 +213,11 @@ impl Node {
     pub fn client(&self) -> Client {
         let token = self.env.get("BASE_TOKEN").map(Secret::new);
         let url = self.url();
-        Client::new(&url).expect("a legal URL").with_token(token).with_timeout(Duration::from_secs(20))
+        let client = Client::new(&url).expect("a legal URL").with_token(token).with_timeout(Duration::from_secs(20));
+        match self.env.get("BASE_TLS_CA") {
+            Some(ca) => client.with_trust(Trust::File(ca.into())),
+            None => client,
+        }
     }
 
     /// What it says of itself.

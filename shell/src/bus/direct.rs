@@ -9,18 +9,23 @@ use super::auth::Keyring;
 use super::handshake::{self, Identity, Purpose, Refused, Session};
 use super::link::{self, Ended, Queue, Timing};
 use super::{Bus, BusCounters};
+use crate::api::View;
 use crate::app::NodeHandle;
 use crate::config::Config;
 use crate::env::Env;
 use crate::error::ApiError;
+use crate::http::client::authority;
 use crate::metrics::Stats;
+use crate::tls::member::{Certificate, Known};
+use crate::tls::stream::Shown;
+use crate::tls::{Dialler, Tls};
 use base_ha_core::ids::{ClusterId, NodeId, Url};
 use base_ha_core::io::Route;
 use base_ha_core::message::Envelope;
 use base_ha_core::time::MonoTime;
 use base_ha_core::wire::encode_frame;
 use bytes::Bytes;
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -30,7 +35,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
 /// What the `Upgrade` header says.
@@ -46,6 +51,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// A URL that nothing was sent to for so long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
+/// Bytes of an answer that says why there is no connection.
+const REFUSAL_BYTES_MAX: usize = 4 << 10;
 /// The same failure is logged again after so long.
 const LOG_AGAIN: Duration = Duration::from_secs(60);
 
@@ -60,9 +67,16 @@ impl<E: Env> Clone for DirectBus<E> {
 
 struct Inner<E: Env> {
     env: E,
+    dialler: Dialler<E>,
     id: NodeId,
     url: Url,
+    seats: Vec<Url>,
     keys: Keyring,
+    /// Peers prove the cluster secret; if not, their certificates are all there
+    /// is.
+    secret: bool,
+    /// Who the members are.
+    view: watch::Receiver<Arc<View>>,
     timing: Timing,
     node: NodeHandle,
     counters: Arc<BusCounters>,
@@ -136,10 +150,21 @@ impl<E: Env> Inner<E> {
 
 impl<E: Env> DirectBus<E> {
     /// A bus for this node, without connections yet. Frames that come in go to
-    /// `node`. Must be used inside a tokio runtime.
-    pub fn new(env: E, config: &Config, node: NodeHandle, stats: Arc<Stats>) -> Self {
+    /// `node`; `view` says who the members are. Must be used inside a tokio
+    /// runtime.
+    pub fn new(
+        dialler: Dialler<E>,
+        config: &Config,
+        node: NodeHandle,
+        stats: Arc<Stats>,
+        view: watch::Receiver<Arc<View>>,
+    ) -> Self {
         Self(Arc::new(Inner {
-            env,
+            env: dialler.env().clone(),
+            dialler,
+            seats: config.core.seats.clone(),
+            secret: !config.cluster_secrets.is_empty(),
+            view,
             id: config.core.id.clone(),
             url: config.core.url.clone(),
             keys: Keyring::new(&config.cluster_secrets),
@@ -244,8 +269,8 @@ impl<E: Env> DirectBus<E> {
     /// A text for the log.
     pub async fn dial(&self, url: &Url, path: &str, purpose: Purpose) -> Result<(TokioIo<Upgraded>, Session), String> {
         let dialling = async {
-            let address = authority(url)?;
-            let stream = self.0.env.connect(address).await.map_err(|e| format!("no connection: {e}"))?;
+            let address = authority(url).map_err(|bad| format!("{url}: {bad}"))?;
+            let stream = self.0.dialler.connect(url).await.map_err(|e| format!("no connection: {e}"))?;
             let mut stream = TokioIo::new(upgrade(stream, address, path).await?);
             let session = handshake::connect(&mut stream, &self.0.keys, &self.0.me(), purpose, self.0.nonce())
                 .await
@@ -272,6 +297,13 @@ impl<E: Env> DirectBus<E> {
                 format!("this address is for other nodes: it needs `Upgrade: {PROTOCOL}`"),
             ));
         }
+        let Shown { certificate, modern } = request.extensions().get().cloned().unwrap_or_default();
+        if self.is_mutual() && !(certificate.is_some() && modern) {
+            self.0.counters.refuse(&self.0.counters.refused_certificate);
+            tracing::warn!(node = %self.0.id, "refused a peer connection: it showed no certificate, or not over TLS 1.3");
+            let text = "peers show a certificate that the cluster's CA signed, over TLS 1.3: set BASE_TLS_CA there too";
+            return Err(ApiError::new(403, "peer_certificate", text));
+        }
         let Ok(room) = self.0.inbound_room.clone().try_acquire_owned() else {
             self.0.counters.refuse(&self.0.counters.refused_full);
             tracing::warn!(node = %self.0.id, "refused a peer: too many peer connections");
@@ -280,7 +312,23 @@ impl<E: Env> DirectBus<E> {
         if self.0.lock().closed {
             return Err(ApiError::new(503, "stopping", "this node is stopping").retry_after(1));
         }
-        Ok(Inbound { upgrade: hyper::upgrade::on(request), room })
+        Ok(Inbound { upgrade: hyper::upgrade::on(request), room, certificate })
+    }
+
+    fn is_mutual(&self) -> bool {
+        self.0.dialler.tls().is_some_and(Tls::is_mutual)
+    }
+
+    /// Whether a certificate speaks for who the other end says it is.
+    fn vouch(&self, certificate: Option<&Certificate>, peer: &Identity) -> Result<(), String> {
+        if !self.is_mutual() {
+            return Ok(());
+        }
+        let certificate = certificate.ok_or("it showed no certificate")?;
+        let view = self.0.view.borrow().clone();
+        let membership = view.status.as_ref().map(|status| &status.membership);
+        let known = Known { membership, seats: &self.0.seats };
+        known.admit(certificate, &peer.id, &Url::new(&peer.url), self.0.secret)
     }
 
     /// Serves frames on an accepted connection until it ends.
@@ -307,7 +355,7 @@ impl<E: Env> DirectBus<E> {
             Ended::Closed | Ended::Unused | Ended::Stopping => {
                 tracing::debug!(node = %self.0.id, %peer, %ended, "peer gone");
             }
-            Ended::Silent | Ended::Truncated | Ended::Seal | Ended::Frame(_) | Ended::Io(_) => {
+            Ended::Silent | Ended::Truncated | Ended::Seal | Ended::Frame(_) | Ended::Sender(_) | Ended::Io(_) => {
                 tracing::warn!(node = %self.0.id, %peer, reason = %ended, "peer connection ended");
             }
         }
@@ -319,11 +367,13 @@ impl<E: Env> DirectBus<E> {
         inbound: Inbound,
         purpose: Purpose,
     ) -> Option<(TokioIo<Upgraded>, Session, OwnedSemaphorePermit)> {
-        let Inbound { upgrade, room } = inbound;
+        let Inbound { upgrade, room, certificate } = inbound;
+        let vouch = |peer: &Identity| self.vouch(certificate.as_ref(), peer);
         let opening = async {
             let upgraded = upgrade.await.map_err(|e| Refused::Io(std::io::Error::other(e)))?;
             let mut stream = TokioIo::new(upgraded);
-            let session = handshake::accept(&mut stream, &self.0.keys, &self.0.me(), purpose, self.0.nonce()).await?;
+            let session =
+                handshake::accept(&mut stream, &self.0.keys, &self.0.me(), purpose, self.0.nonce(), &vouch).await?;
             Ok((stream, session))
         };
         let refused = match timeout(self.0.timing.connect_max, opening).await {
@@ -345,6 +395,7 @@ impl<E: Env> DirectBus<E> {
         let counter = match &refused {
             Refused::Protocol | Refused::Version(_) | Refused::Purpose(_) => &c.refused_protocol,
             Refused::Secret => &c.refused_secret,
+            Refused::Certificate(_) | Refused::ByPeer(handshake::Verdict::Certificate) => &c.refused_certificate,
             Refused::OtherCluster(_) => &c.refused_cluster,
             Refused::ByPeer(handshake::Verdict::Secret) => &c.refused_secret,
             Refused::ByPeer(handshake::Verdict::OtherCluster) => &c.refused_cluster,
@@ -358,13 +409,13 @@ impl<E: Env> DirectBus<E> {
     /// Reads and writes until either way ends, then ends the other.
     async fn serve(&self, stream: TokioIo<Upgraded>, session: Session, route: Route, queue: &Arc<Queue>) -> Ended {
         let (from, to) = tokio::io::split(stream);
-        let Session { send, receive, .. } = session;
+        let Session { send, receive, peer } = session;
         let (node, counters, timing) = (self.0.node.clone(), self.0.counters.clone(), self.0.timing);
         // A task of its own for reading: a long write must not keep answers
         // from being read, or two nodes that both write wait for each other.
         let reader = {
             let counters = counters.clone();
-            tokio::spawn(async move { link::read(from, receive, route, node, &counters, timing).await })
+            tokio::spawn(async move { link::read(from, receive, &peer.id, route, node, &counters, timing).await })
         };
         let mut reader = AbortOnDrop(reader);
         tokio::select! {
@@ -388,6 +439,7 @@ impl<T> Drop for AbortOnDrop<T> {
 pub struct Inbound {
     upgrade: OnUpgrade,
     room: OwnedSemaphorePermit,
+    certificate: Option<Certificate>,
 }
 
 /// The answer to a request whose upgrade was accepted.
@@ -397,14 +449,6 @@ pub fn switching_protocols<B>(body: B) -> Response<B> {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     response.headers_mut().insert(UPGRADE, HeaderValue::from_static(PROTOCOL));
     response
-}
-
-/// The `host:port` of a peer URL.
-///
-/// # Errors
-/// A text for the log: only `http` is spoken.
-pub fn authority(url: &Url) -> Result<&str, String> {
-    url.as_str().strip_prefix("http://").ok_or_else(|| format!("peers are reached over http:// only, not at {url}"))
 }
 
 /// Asks for the upgrade.
@@ -427,7 +471,13 @@ where
         .map_err(|e| format!("no request for {address}: {e}"))?;
     let mut response = sender.send_request(request).await.map_err(|e| format!("no HTTP answer: {e}"))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Err(format!("it answered {} instead of switching protocols", response.status()));
+        let status = response.status();
+        let body = Limited::new(response.into_body(), REFUSAL_BYTES_MAX).collect().await;
+        let said = body.map(|body| body.to_bytes()).unwrap_or_default();
+        let said: serde_json::Value = serde_json::from_slice(&said).unwrap_or_default();
+        // It comes from elsewhere: one line of a log, and no more.
+        let said: String = said["message"].as_str().unwrap_or_default().chars().filter(|c| !c.is_control()).collect();
+        return Err(format!("it answered {status} instead of switching protocols: {said}"));
     }
     hyper::upgrade::on(&mut response).await.map_err(|e| format!("no upgrade: {e}"))
 }

@@ -70,6 +70,8 @@ pub enum Refused {
     Purpose(u8),
     /// The other side does not know the cluster secret.
     Secret,
+    /// The other side's certificate is not that of who it says it is.
+    Certificate(String),
     /// The other side belongs to another cluster.
     OtherCluster(ClusterId),
     /// The other side refused, and says why.
@@ -95,6 +97,8 @@ pub enum Verdict {
     OtherCluster = 3,
     /// Wrong secret.
     Secret = 4,
+    /// A certificate of somebody else.
+    Certificate = 5,
     /// Anything else.
     Other = 255,
 }
@@ -107,6 +111,7 @@ impl Verdict {
             2 => Self::Purpose,
             3 => Self::OtherCluster,
             4 => Self::Secret,
+            5 => Self::Certificate,
             _ => Self::Other,
         }
     }
@@ -121,10 +126,14 @@ impl fmt::Display for Refused {
             }
             Self::Purpose(p) => write!(f, "the other side asks for something unknown ({p})"),
             Self::Secret => f.write_str("the other side does not know the cluster secret: check BASE_CLUSTER_SECRET"),
+            Self::Certificate(why) => f.write_str(why),
             Self::OtherCluster(c) => write!(f, "the other side belongs to another cluster ({c})"),
             Self::ByPeer(Verdict::Secret) => {
                 f.write_str("the other side says that this node's cluster secret is wrong: check BASE_CLUSTER_SECRET")
             }
+            Self::ByPeer(Verdict::Certificate) => f.write_str(
+                "the other side says that this node's certificate is not that of a member: its log names the reason",
+            ),
             Self::ByPeer(Verdict::OtherCluster) => {
                 f.write_str("the other side says that it belongs to another cluster")
             }
@@ -191,6 +200,10 @@ pub async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(session(key, &said, Side::Client, peer))
 }
 
+/// Whether the other end may be who it says it is, by what is known of the
+/// connection.
+pub type Vouch<'a> = dyn Fn(&Identity) -> Result<(), String> + Send + Sync + 'a;
+
 /// The dialled end's part; `offers` is what this connection may be for.
 ///
 /// # Errors
@@ -201,8 +214,9 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     me: &Identity,
     offers: Purpose,
     nonce: [u8; 32],
+    vouch: &Vouch<'_>,
 ) -> Result<Session, Refused> {
-    match accept_inner(stream, keys, me, offers, nonce).await {
+    match accept_inner(stream, keys, me, offers, nonce, vouch).await {
         Ok(session) => Ok(session),
         Err((refused, told)) => {
             if let Some(verdict) = told {
@@ -223,6 +237,7 @@ async fn accept_inner<S: AsyncRead + AsyncWrite + Unpin>(
     me: &Identity,
     offers: Purpose,
     nonce: [u8; 32],
+    vouch: &Vouch<'_>,
 ) -> Result<Session, Told> {
     let silent = |refused: Refused| (refused, None);
     let refuse = |refused: Refused, verdict: Verdict| {
@@ -243,6 +258,9 @@ async fn accept_inner<S: AsyncRead + AsyncWrite + Unpin>(
     let (hello, peer) = read_rest(stream, &head).await.map_err(silent)?;
     if let Err(refused) = check_cluster(me, &peer) {
         return Err(refuse(refused, Verdict::OtherCluster));
+    }
+    if let Err(why) = vouch(&peer) {
+        return Err(refuse(Refused::Certificate(why), Verdict::Certificate));
     }
     let mut welcome = Vec::with_capacity(128);
     welcome.extend_from_slice(&MAGIC);

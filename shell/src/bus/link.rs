@@ -12,6 +12,7 @@ use super::BusCounters;
 use super::auth::{SEAL, Seal};
 use crate::api::NodeEvent;
 use crate::app::NodeHandle;
+use base_ha_core::ids::NodeId;
 use base_ha_core::io::Route;
 use base_ha_core::wire::{DecodeError, decode_frame, frame_length};
 use bytes::{Buf, Bytes, BytesMut};
@@ -157,6 +158,8 @@ pub(crate) enum Ended {
     Seal,
     /// Bytes that are no frame.
     Frame(DecodeError),
+    /// A frame of another sender than the one that proved itself.
+    Sender(NodeId),
     /// The system says so.
     Io(io::Error),
     /// Nobody has used it for long.
@@ -173,6 +176,7 @@ impl fmt::Display for Ended {
             Self::Truncated => f.write_str("the other end closed it within a record"),
             Self::Seal => f.write_str("a record's seal does not match: bytes were changed, repeated or left out"),
             Self::Frame(e) => write!(f, "a record is not a frame: {e}"),
+            Self::Sender(id) => write!(f, "a frame says that it is from {id}, who is not at the other end"),
             Self::Io(e) => write!(f, "{e}"),
             Self::Unused => f.write_str("it is not used"),
             Self::Stopping => f.write_str("this node is stopping"),
@@ -190,6 +194,7 @@ impl From<io::Error> for Ended {
 pub(crate) async fn read<R: AsyncRead + Unpin>(
     mut from: R,
     mut seal: Seal,
+    peer: &NodeId,
     route: Route,
     node: NodeHandle,
     counters: &BusCounters,
@@ -226,6 +231,11 @@ pub(crate) async fn read<R: AsyncRead + Unpin>(
                 Ok(envelope) => envelope,
                 Err(error) => return bad_frame(counters, error),
             };
+            // Who is at the other end was proven once, for the whole connection.
+            if envelope.from != *peer {
+                counters.refuse(&counters.bad_frame);
+                return Ended::Sender(envelope.from);
+            }
             counters.stats.peer.frames_received.add(1);
             counters.bytes_received.add(length as u64);
             let kib = u32::try_from(length / 1024 + 1).unwrap_or(CREDIT_KIB).min(CREDIT_KIB);

@@ -54,6 +54,9 @@ pub struct BusCounters {
     pub dial_failed: Count,
     /// Connections refused: the other side does not know the cluster secret.
     pub refused_secret: Count,
+    /// Connections refused: the other side's certificate is not that of who it
+    /// says it is, or there is none.
+    pub refused_certificate: Count,
     /// Connections refused: the other side belongs to another cluster.
     pub refused_cluster: Count,
     /// Connections refused: an unknown version or not this protocol at all.
@@ -84,7 +87,7 @@ impl BusCounters {
 
     /// Every counter with its name, for tests.
     #[cfg(test)]
-    pub(crate) fn read(&self) -> [(&'static str, u64); 14] {
+    pub(crate) fn read(&self) -> [(&'static str, u64); 15] {
         [
             ("frames_sent", self.stats.peer.frames_sent.get()),
             ("frames_received", self.stats.peer.frames_received.get()),
@@ -94,6 +97,7 @@ impl BusCounters {
             ("connected", self.connected.get()),
             ("dial_failed", self.dial_failed.get()),
             ("refused_secret", self.refused_secret.get()),
+            ("refused_certificate", self.refused_certificate.get()),
             ("refused_cluster", self.refused_cluster.get()),
             ("refused_protocol", self.refused_protocol.get()),
             ("refused_timeout", self.refused_timeout.get()),

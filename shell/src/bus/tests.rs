@@ -4,11 +4,12 @@ use super::auth::{Keyring, Seal};
 use super::direct::{DirectBus, PEER_PATH, PROTOCOL, switching_protocols};
 use super::handshake::{Identity, Purpose, Refused, Session, Verdict, connect};
 use super::{Bus, BusCounters};
-use crate::api::NodeEvent;
+use crate::api::{NodeEvent, View};
 use crate::app::NodeHandle;
 use crate::config::{Config, Secret};
 use crate::env::Env;
 use crate::env::real::RealEnv;
+use crate::tls::Dialler;
 use base_ha_core::ids::{BootNonce, ClusterId, ConfigVersion, Incarnation, NodeId, Term, Url};
 use base_ha_core::io::Route;
 use base_ha_core::message::{Envelope, Message};
@@ -23,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -35,6 +36,11 @@ pub(crate) struct Station {
     pub(crate) address: String,
     listening: tokio::task::JoinHandle<()>,
     inbox: mpsc::UnboundedReceiver<NodeEvent>,
+}
+
+/// A view in which nothing is known yet.
+pub(crate) fn no_view() -> watch::Receiver<Arc<View>> {
+    watch::channel(Arc::default()).1
 }
 
 pub(crate) async fn station(name: &str, secrets: &[&str]) -> Station {
@@ -50,7 +56,7 @@ async fn station_on(name: &str, secrets: &[&str], listener: TcpListener) -> Stat
     config.core.lease = Duration::from_millis(800);
     config.cluster_secrets = secrets.iter().map(|s| Secret::new(*s)).collect();
     let (sender, inbox) = mpsc::unbounded_channel();
-    let bus = DirectBus::new(RealEnv, &config, NodeHandle::new(sender), Arc::default());
+    let bus = DirectBus::new(Dialler::new(RealEnv, None), &config, NodeHandle::new(sender), Arc::default(), no_view());
     let listening = tokio::spawn(listen(listener, bus.clone()));
     Station { bus, url, address, listening, inbox }
 }

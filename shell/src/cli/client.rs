@@ -4,7 +4,9 @@
 //! Decides how a request is written and an answer read. Knows nothing of what
 //! either means. The node itself does not use it.
 
+use super::trust::Trust;
 use crate::config::Secret;
+use crate::tls::stream::explain;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -17,6 +19,8 @@ const LINE_MAX: u64 = 64 << 10;
 #[derive(Debug, Clone)]
 pub struct Client {
     place: String,
+    /// By TLS, and whom to believe then.
+    tls: Option<Trust>,
     token: Option<Secret>,
     timeout: Duration,
 }
@@ -35,7 +39,7 @@ pub struct Answer {
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum ClientError {
-    /// The URL is not `http://host:port`.
+    /// The URL is not `http://host:port` or `https://host:port`.
     Url(String),
     /// No connection was made: the request was certainly not received.
     Unreachable(String, io::Error),
@@ -47,9 +51,9 @@ pub enum ClientError {
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Url(url) => write!(f, "{url:?} is not a URL of the form http://host:port"),
-            Self::Unreachable(place, error) => write!(f, "nothing answers at {place}: {error}"),
-            Self::Broken(place, error) => write!(f, "the connection to {place} broke: {error}"),
+            Self::Url(url) => write!(f, "{url:?} is not a URL of the form http://host:port or https://host:port"),
+            Self::Unreachable(place, error) => write!(f, "nothing answers at {place}: {}", explain(error)),
+            Self::Broken(place, error) => write!(f, "the connection to {place} broke: {}", explain(error)),
         }
     }
 }
@@ -74,25 +78,41 @@ impl Answer {
 }
 
 impl Client {
-    /// A client of the node at `url`, `http://host:port`.
+    /// A client of the node at `url`, `http://host:port` or `https://host:port`.
     ///
     /// # Errors
     /// [`ClientError::Url`].
     pub fn new(url: &str) -> Result<Self, ClientError> {
         let bad = || ClientError::Url(url.to_string());
-        let place = url.trim_end_matches('/').strip_prefix("http://").ok_or_else(bad)?;
+        let (scheme, place) = url.trim_end_matches('/').split_once("://").ok_or_else(bad)?;
+        let tls = match scheme {
+            "http" => None,
+            "https" => Some(Trust::default()),
+            _ => return Err(bad()),
+        };
         if place.is_empty() || place.contains(['/', '@', '?', '#', ' ']) {
             return Err(bad());
         }
         let ported = place.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let place = if ported { place.to_string() } else { format!("{place}:80") };
-        Ok(Self { place, token: None, timeout: Duration::from_secs(30) })
+        let place =
+            if ported { place.to_string() } else { format!("{place}:{}", if tls.is_some() { 443 } else { 80 }) };
+        Ok(Self { place, tls, token: None, timeout: Duration::from_secs(30) })
     }
 
     /// Sends this bearer token along.
     #[must_use]
     pub fn with_token(mut self, token: Option<Secret>) -> Self {
         self.token = token;
+        self
+    }
+
+    /// Believes these certificates, where the URL asks for TLS; the machine's
+    /// by default.
+    #[must_use]
+    pub fn with_trust(mut self, trust: Trust) -> Self {
+        if self.tls.is_some() {
+            self.tls = Some(trust);
+        }
         self
     }
 
@@ -108,9 +128,14 @@ impl Client {
         self.token.as_ref().map(Secret::expose)
     }
 
+    /// Whom it believes, if it talks by TLS.
+    pub(super) fn trust(&self) -> Option<&Trust> {
+        self.tls.as_ref()
+    }
+
     /// The URL it talks to.
     pub fn url(&self) -> String {
-        format!("http://{}", self.place)
+        format!("{}://{}", if self.tls.is_some() { "https" } else { "http" }, self.place)
     }
 
     /// GETs a path.
@@ -141,8 +166,16 @@ impl Client {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Result<Answer, ClientError> {
-        let stream = self.connect().map_err(|e| ClientError::Unreachable(self.place.clone(), e))?;
-        self.exchange(stream, method, path, headers, body).map_err(|e| ClientError::Broken(self.place.clone(), e))
+        let unreachable = |e| ClientError::Unreachable(self.place.clone(), e);
+        let stream = self.connect().map_err(unreachable)?;
+        let broken = |e| ClientError::Broken(self.place.clone(), e);
+        let Some(trust) = &self.tls else {
+            return self.exchange(stream, method, path, headers, body).map_err(broken);
+        };
+        let host = self.place.rsplit_once(':').map_or(self.place.as_str(), |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let stream = trust.encrypt(host, stream).map_err(unreachable)?;
+        self.exchange(stream, method, path, headers, body).map_err(broken)
     }
 
     fn connect(&self) -> io::Result<TcpStream> {
@@ -163,7 +196,7 @@ impl Client {
 
     fn exchange(
         &self,
-        mut stream: TcpStream,
+        mut stream: impl Read + Write,
         method: &str,
         path: &str,
         headers: &[(&str, &str)],
@@ -292,7 +325,8 @@ mod tests {
     fn urls_are_checked() {
         assert_eq!(Client::new("http://h:1/").expect("legal").url(), "http://h:1");
         assert_eq!(Client::new("http://h").expect("legal").url(), "http://h:80");
-        for bad in ["h:1", "https://h:1", "http://", "http://h/p", "http://u@h"] {
+        assert_eq!(Client::new("https://h").expect("legal").url(), "https://h:443");
+        for bad in ["h:1", "ftp://h:1", "http://", "http://h/p", "http://u@h"] {
             assert!(Client::new(bad).is_err(), "{bad}");
         }
     }

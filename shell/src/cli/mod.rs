@@ -12,6 +12,7 @@ pub mod serve;
 mod sql;
 pub mod status;
 mod table;
+pub mod trust;
 
 use crate::config::Secret;
 use clap::{Args, Parser, Subcommand};
@@ -19,6 +20,7 @@ use client::{Answer, Client};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use trust::Trust;
 
 /// The version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -79,6 +81,14 @@ pub(crate) struct Target {
     /// Read the bearer token from this file
     #[arg(long, global = true, env = "BASE_TOKEN_FILE", conflicts_with = "token")]
     token_file: Option<PathBuf>,
+    /// For https:// URLs: believe certificates that a CA of this PEM file signed, instead of those
+    /// that this machine trusts
+    #[arg(long, global = true, env = "BASE_TLS_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// For https:// URLs: believe any certificate. Whoever is on the way can then read and change
+    /// everything, the token included
+    #[arg(long, global = true)]
+    insecure: bool,
 }
 
 impl Target {
@@ -93,7 +103,13 @@ impl Target {
             ),
             _ => None,
         };
-        Ok(Client::new(&self.url).map_err(|e| e.to_string())?.with_token(token.map(Secret::new)))
+        let trust = match (&self.ca, self.insecure) {
+            (_, true) => Trust::Anybody,
+            (Some(file), false) if !file.as_os_str().is_empty() => Trust::File(file.clone()),
+            _ => Trust::Machine,
+        };
+        let client = Client::new(&self.url).map_err(|e| e.to_string())?;
+        Ok(client.with_token(token.map(Secret::new)).with_trust(trust))
     }
 }
 

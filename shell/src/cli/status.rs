@@ -215,7 +215,11 @@ fn summary(view: &NodeView) -> String {
 impl Client {
     /// A client of another node, with the same token.
     fn beside(&self, url: &str) -> Result<Self, super::client::ClientError> {
-        Ok(Self::new(url)?.with_token(self.token().map(Secret::new)))
+        let client = Self::new(url)?.with_token(self.token().map(Secret::new));
+        Ok(match self.trust() {
+            Some(trust) => client.with_trust(trust.clone()),
+            None => client,
+        })
     }
 }
 

@@ -26,10 +26,13 @@ pub struct Config {
     /// `--dir` / `BASE_DIR`.
     pub dir: PathBuf,
     /// `BASE_CLUSTER_SECRET`: the first signs, all verify (two during
-    /// rotation). Empty only on loopback with no peers.
+    /// rotation). Empty only with no peers, or with mutual TLS.
     pub cluster_secrets: Vec<Secret>,
     /// `BASE_TOKEN`: bearer token for SQL and administration.
     pub token: Option<Secret>,
+    /// `BASE_TLS_CERT`, `BASE_TLS_KEY`, `BASE_TLS_CA`: everything on this port
+    /// is encrypted.
+    pub tls: Option<TlsFiles>,
     /// `BASE_ACK`.
     pub ack: Ack,
     /// `BASE_FORWARD`.
@@ -46,6 +49,17 @@ pub struct Config {
     pub log_age_max: Duration,
     /// `BASE_LOG_LEVEL` / `BASE_LOG_FORMAT`.
     pub logging: Logging,
+}
+
+/// Where a node's TLS files are, all PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Its certificate, those that lead to the CA after it.
+    pub cert: PathBuf,
+    /// The certificate's private key.
+    pub key: PathBuf,
+    /// The cluster's CA: peers prove themselves by certificates that it signed.
+    pub ca: Option<PathBuf>,
 }
 
 /// How the process speaks of itself, on standard error.
@@ -159,6 +173,7 @@ impl Config {
             dir,
             cluster_secrets: Vec::new(),
             token: None,
+            tls: None,
             ack: Ack::default(),
             forward: Forward::Proxy,
             allowed_hosts: Vec::new(),

@@ -83,8 +83,8 @@ pub const SETTINGS: &[Setting] = &[
         "local-target",
         "URL",
         "",
-        "http:// and the address listened on",
-        "Where peers and redirected clients reach this node, http://host:port.",
+        "http://, with TLS https://, and the address listened on",
+        "Where peers and redirected clients reach this node, http://host:port or https://host:port.",
     ),
     setting(
         "peers",
@@ -105,6 +105,21 @@ pub const SETTINGS: &[Setting] = &[
         "The bearer token of clients and administrators, at least 16 bytes. Needed once the node listens beyond loopback.",
     ),
     setting("token-file", "FILE", "", "none", "Read the token from this file instead."),
+    setting(
+        "tls-cert",
+        "FILE",
+        "",
+        "none: plain HTTP",
+        "This node's certificate (PEM), the ones between it and its CA after it. Clients and peers are then spoken to by TLS only, and every URL begins with https://. A replaced file is used within a minute, or on SIGHUP.",
+    ),
+    setting("tls-key", "FILE", "", "none", "The private key of the certificate (PEM)."),
+    setting(
+        "tls-ca",
+        "FILE",
+        "",
+        "none",
+        "The cluster's CA (PEM; two during a rotation). Peers must show certificates that it signed, each made for the host of its node's URL; then the cluster secret may be left out. Needed where there are peers. Clients may show none.",
+    ),
     setting("consensus", "quasar", "quasar", "", "How a writer is chosen. `pubsub` is not in this version."),
     setting(
         "quorum",

@@ -6,8 +6,9 @@
 use super::settings::setting_named;
 use super::sources::{Fault, Sources};
 use super::units::{self, show_duration};
-use super::{Config, Forward, Limits, LogFormat, Logging, Secret, identity};
+use super::{Config, Forward, Limits, LogFormat, Logging, Secret, TlsFiles, identity};
 use crate::api::Ack;
+use crate::tls::is_tls;
 use base_ha_core::config::ConfigError;
 use base_ha_core::ids::{NodeId, Url};
 use base_ha_core::member::QuorumMode;
@@ -57,7 +58,8 @@ impl Reader<'_> {
         self.refuse_missing_parts();
         let http = self.parsed("http", "write host:port, e.g. 127.0.0.1:8090", listen_address);
         let dir = PathBuf::from(self.sources.get("dir")?.text);
-        let url = self.own_url(http.as_ref());
+        let tls = self.tls();
+        let url = self.own_url(http.as_ref(), matches!(tls, Some(Some(_))));
         let seats = self.seats();
         let cluster_secrets = self.secret("cluster-secret", "cluster-secret-file");
         let token = self.secret("token", "token-file");
@@ -72,7 +74,7 @@ impl Reader<'_> {
             false => heartbeat.map(|h| h * 3),
         };
         let static_writer = match self.sources.is_set("static-writer") {
-            true => Some(self.parsed("static-writer", "write http://host:port", member_url)?),
+            true => Some(self.parsed("static-writer", "write http://host:port or https://host:port", member_url)?),
             false => None,
         };
         let allowed_hosts = self.hosts();
@@ -94,6 +96,7 @@ impl Reader<'_> {
         config.core.admit_auto = admit?;
         config.cluster_secrets = split_secrets(cluster_secrets?);
         config.token = token?.map(Secret::new);
+        config.tls = tls?;
         config.ack = ack?;
         config.forward = forward?;
         config.allowed_hosts = allowed_hosts?;
@@ -102,6 +105,7 @@ impl Reader<'_> {
         config.log_age_max = log_age_max?;
         config.logging = Logging { filter: filter?, format: format? };
         self.check_together(&config);
+        self.check_schemes(&config);
         self.check_closed(&config);
         self.remark(&config);
         Some(config)
@@ -136,9 +140,33 @@ impl Reader<'_> {
         }
     }
 
-    fn own_url(&mut self, http: Option<&String>) -> Option<Url> {
+    /// The TLS files, `Some(None)` if none is named. What is in them is read at
+    /// the start.
+    fn tls(&mut self) -> Option<Option<TlsFiles>> {
+        let path = |name| self.sources.get(name).map(|raw| PathBuf::from(raw.text));
+        match (path("tls-cert"), path("tls-key"), path("tls-ca")) {
+            (Some(cert), Some(key), ca) => Some(Some(TlsFiles { cert, key, ca })),
+            (None, None, None) => Some(None),
+            (cert, key, _) => {
+                let missing = if cert.is_none() { "tls-cert" } else { "tls-key" };
+                let given = match (&cert, &key) {
+                    (Some(_), _) => "BASE_TLS_CERT",
+                    (_, Some(_)) => "BASE_TLS_KEY",
+                    _ => "BASE_TLS_CA",
+                };
+                self.fault(
+                    missing,
+                    format!("{given} is set and this is not"),
+                    "a node with TLS has a certificate and its key: set both",
+                );
+                None
+            }
+        }
+    }
+
+    fn own_url(&mut self, http: Option<&String>, tls: bool) -> Option<Url> {
         if self.sources.is_set("local-target") {
-            return self.parsed("local-target", "write http://host:port", member_url);
+            return self.parsed("local-target", "write http://host:port or https://host:port", member_url);
         }
         let http = http?;
         let (host, _) = http.rsplit_once(':')?;
@@ -147,7 +175,8 @@ impl Reader<'_> {
             self.fault("local-target", problem, "set it to the URL at which peers and clients reach this node");
             return None;
         }
-        Some(Url::new(&format!("http://{}", http.to_ascii_lowercase())))
+        let scheme = if tls { "https" } else { "http" };
+        Some(Url::new(&format!("{scheme}://{}", http.to_ascii_lowercase())))
     }
 
     fn seats(&mut self) -> Option<Vec<Url>> {
@@ -313,15 +342,44 @@ impl Reader<'_> {
         self.fault(name, error.to_string(), mend);
     }
 
+    /// One port speaks one language: all of a cluster's URLs, or none, ask for
+    /// TLS.
+    fn check_schemes(&mut self, config: &Config) {
+        let core = &config.core;
+        let tls = config.tls.is_some();
+        let spoken = if tls { "https://" } else { "http://" };
+        let set_up = "set BASE_TLS_CERT, BASE_TLS_KEY and BASE_TLS_CA on every node";
+        let mend = |wrong: &Url| match tls {
+            true => {
+                format!("write https:// on every node, here instead of {wrong}; without TLS, leave BASE_TLS_CERT unset")
+            }
+            false => format!("write http:// on every node, here instead of {wrong}; for TLS, {set_up}"),
+        };
+        if is_tls(&core.url) != tls {
+            let problem = format!("{} is not spoken here: this node speaks {spoken}", core.url);
+            self.fault("local-target", problem, mend(&core.url));
+        } else if let Some(other) = core.seats.iter().find(|seat| is_tls(seat) != tls) {
+            let problem = format!("{other} and this node's own URL, {}, are of two kinds", core.url);
+            self.fault("peers", problem, mend(other));
+        }
+        if core.seats.len() > 1 && config.tls.as_ref().is_some_and(|files| files.ca.is_none()) {
+            self.fault(
+                "tls-ca",
+                "there are peers, and no CA to know their certificates by",
+                "name the file of the CA that signed the nodes' certificates",
+            );
+        }
+    }
+
     /// Closed by default: nothing listens beyond loopback without a token, and
-    /// no peer is believed without a secret.
+    /// no peer is believed without a secret or a certificate.
     fn check_closed(&mut self, config: &Config) {
         let peers = config.core.seats.len() > 1;
-        if peers && config.cluster_secrets.is_empty() {
+        if peers && config.cluster_secrets.is_empty() && config.tls.is_none() {
             self.fault(
                 "cluster-secret",
                 "there are peers and no secret, so anybody who reaches this port could pose as one of them",
-                "set the same secret on every node: BASE_CLUSTER_SECRET or BASE_CLUSTER_SECRET_FILE",
+                "set the same secret on every node, BASE_CLUSTER_SECRET or BASE_CLUSTER_SECRET_FILE, or have them show certificates: BASE_TLS_CERT, BASE_TLS_KEY, BASE_TLS_CA",
             );
         }
         if !is_loopback(&config.http) && config.token.is_none() {
@@ -334,9 +392,9 @@ impl Reader<'_> {
     }
 
     fn remark(&mut self, config: &Config) {
-        if !is_loopback(&config.http) {
+        if !is_loopback(&config.http) && config.tls.is_none() {
             self.warnings.push(
-                "there is no TLS on this port: SQL and tokens travel in clear; keep it on a private network or behind a TLS proxy"
+                "there is no TLS on this port: SQL and tokens travel in clear; set BASE_TLS_CERT, or keep it on a private network or behind a TLS proxy"
                     .into(),
             );
         }
@@ -429,16 +487,15 @@ fn host_name(text: &str) -> Result<String, String> {
     Ok(text.to_ascii_lowercase())
 }
 
-/// Reads the URL of a member: `http://host:port`, nothing more.
+/// Reads the URL of a member: `http://host:port` or `https://host:port`,
+/// nothing more.
 ///
 /// # Errors
 /// What is wrong with it, in words.
 pub fn member_url(text: &str) -> Result<Url, String> {
     let text = text.trim().trim_end_matches('/').to_ascii_lowercase();
-    if text.starts_with("https://") {
-        return Err("TLS between nodes is not in this version".into());
-    }
-    let place = text.strip_prefix("http://").ok_or("it does not begin with http://")?;
+    let place = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let place = place.ok_or("it begins with neither http:// nor https://")?;
     if place.contains(['/', '?', '#', '@']) {
         return Err("a member's URL has neither user, path nor query".into());
     }

@@ -96,6 +96,19 @@ impl Env for RealEnv {
         Ok(Home::apart(handle, stop))
     }
 
+    async fn told_to_reload(&self) {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::hangup()) {
+            Ok(mut hangups) => {
+                hangups.recv().await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "SIGHUP cannot be received");
+                std::future::pending().await
+            }
+        }
+    }
+
     fn watchdog(&self, turn: Arc<AtomicU64>) {
         let weak = Arc::downgrade(&turn);
         drop(turn);

@@ -13,6 +13,7 @@ use super::writer::{Place, Seek, stopping};
 use super::{body, write};
 use crate::env::Env;
 use crate::error::ApiError;
+use crate::tls::is_tls;
 use base_ha_core::ids::{NodeId, Url};
 use base_ha_core::io::{AdminCommand, AdminOutcome, MemberRef};
 use base_ha_core::member::Role;
@@ -44,6 +45,12 @@ pub(crate) async fn answer<E: Env>(conn: &Conn<E>, route: Route, request: Reques
     let body = body::collect(&conn.meter, &head.headers, body, ORDER_BYTES_MAX).await?;
     let hop = forward::check(conn, &head, &body)?;
     let command = command(route, head.uri.path(), &body)?;
+    if let AdminCommand::AddMember { url, .. } | AdminCommand::SetUrl { url, .. } = &command
+        && is_tls(url) != conn.app.config.tls.is_some()
+    {
+        let spoken = if is_tls(url) { "http://" } else { "https://" };
+        return Err(bad(&format!("url is {:?}, and this cluster speaks {spoken}", url.as_str())));
+    }
     let id = hop.map_or_else(|| write::mint(conn), |hop| hop.id);
     let mut seek = Seek::new(conn, hop.as_ref());
     loop {

@@ -6,6 +6,7 @@
 //! [`ClientError::sent`].
 
 use crate::env::Env;
+use crate::tls::Dialler;
 use base_ha_core::ids::Url;
 use base_ha_core::time::MonoTime;
 use bytes::Bytes;
@@ -30,7 +31,7 @@ const KEPT_MAX: usize = 256;
 
 /// Makes requests to nodes, keeping connections for the next one.
 pub struct Client<E: Env> {
-    env: E,
+    dialler: Dialler<E>,
     kept: Mutex<BTreeMap<String, Vec<Kept>>>,
 }
 
@@ -52,7 +53,7 @@ pub struct ClientError {
 /// Why a text is not the URL of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadUrl {
-    /// It doesn't start with `http://`. TLS between nodes is not built in.
+    /// It starts with neither `http://` nor `https://`.
     Scheme,
     /// No host, or one with characters that no host has.
     Host,
@@ -73,7 +74,7 @@ pub fn authority(url: &Url) -> Result<&str, BadUrl> {
     if text.len() > Url::LENGTH_MAX {
         return Err(BadUrl::TooLong);
     }
-    let authority = text.strip_prefix("http://").ok_or(BadUrl::Scheme)?;
+    let authority = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).ok_or(BadUrl::Scheme)?;
     if authority.contains(['/', '?', '#']) {
         return Err(BadUrl::Path);
     }
@@ -93,9 +94,14 @@ pub fn authority(url: &Url) -> Result<&str, BadUrl> {
 }
 
 impl<E: Env> Client<E> {
-    /// A client that connects through `env`.
-    pub fn new(env: E) -> Self {
-        Self { env, kept: Mutex::new(BTreeMap::new()) }
+    /// A client that connects through `dialler`.
+    pub fn new(dialler: Dialler<E>) -> Self {
+        Self { dialler, kept: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// What it connects through.
+    pub(crate) fn dialler(&self) -> &Dialler<E> {
+        &self.dialler
     }
 
     /// Sends `request` to the node at `base` and waits for the answer's head;
@@ -113,7 +119,7 @@ impl<E: Env> Client<E> {
         let host = HeaderValue::from_str(to).map_err(|bad| ClientError::unsent(bad.to_string()))?;
         request.headers_mut().insert(header::HOST, host);
         loop {
-            let kept = self.take(to);
+            let kept = self.take(base);
             let reused = kept.is_some();
             let mut sender = match kept {
                 Some(sender) => sender,
@@ -121,7 +127,7 @@ impl<E: Env> Client<E> {
             };
             match sender.try_send_request(request).await {
                 Ok(response) => {
-                    self.keep(to, sender);
+                    self.keep(base, sender);
                     return Ok(response);
                 }
                 Err(mut failed) => match failed.take_message() {
@@ -142,7 +148,7 @@ impl<E: Env> Client<E> {
     /// [`ClientError`], never with `sent`.
     pub async fn dial(&self, base: &Url) -> Result<SendRequest<Full<Bytes>>, ClientError> {
         let to = authority(base).map_err(|bad| ClientError::unsent(format!("{base}: {bad}")))?;
-        let stream = match tokio::time::timeout(CONNECT_MAX, self.env.connect(to)).await {
+        let stream = match tokio::time::timeout(CONNECT_MAX, self.dialler.connect(base)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(ClientError::unsent(format!("{to}: {error}"))),
             Err(_) => return Err(ClientError::unsent(format!("{to}: no connection within {CONNECT_MAX:?}"))),
@@ -161,10 +167,10 @@ impl<E: Env> Client<E> {
 
     /// A kept connection that is ready for a request; drops those that are
     /// closed or too old on the way.
-    fn take(&self, to: &str) -> Option<SendRequest<Full<Bytes>>> {
-        let now = self.env.now().mono;
+    fn take(&self, base: &Url) -> Option<SendRequest<Full<Bytes>>> {
+        let now = self.dialler.env().now().mono;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let list = kept.get_mut(to)?;
+        let list = kept.get_mut(base.as_str())?;
         let mut at = list.len();
         while at > 0 {
             at -= 1;
@@ -179,10 +185,10 @@ impl<E: Env> Client<E> {
     }
 
     /// Keeps a connection; it becomes ready once its answer has been read.
-    fn keep(&self, to: &str, sender: SendRequest<Full<Bytes>>) {
-        let since = self.env.now().mono;
+    fn keep(&self, base: &Url, sender: SendRequest<Full<Bytes>>) {
+        let since = self.dialler.env().now().mono;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let list = kept.entry(to.to_owned()).or_default();
+        let list = kept.entry(base.as_str().to_owned()).or_default();
         if list.len() < KEPT_MAX {
             list.push(Kept { sender, since });
         }
@@ -206,7 +212,7 @@ impl std::error::Error for ClientError {}
 impl fmt::Display for BadUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Scheme => "a node's URL starts with http://",
+            Self::Scheme => "a node's URL starts with http:// or https://",
             Self::Host => "the URL has no legal host",
             Self::Port => "the URL needs a port, 1-65535",
             Self::Path => "a node's URL ends after its port",
@@ -226,7 +232,8 @@ mod tests {
         assert_eq!(authority(&Url::new("http://127.0.0.1:8090/")), Ok("127.0.0.1:8090"));
         assert_eq!(authority(&Url::new("http://[::1]:80")), Ok("[::1]:80"));
         assert_eq!(authority(&Url::new("http://base-0.base:8090")), Ok("base-0.base:8090"));
-        assert_eq!(authority(&Url::new("https://a:1")), Err(BadUrl::Scheme));
+        assert_eq!(authority(&Url::new("https://a:1")), Ok("a:1"));
+        assert_eq!(authority(&Url::new("ftp://a:1")), Err(BadUrl::Scheme));
         assert_eq!(authority(&Url::new("http://a")), Err(BadUrl::Port));
         assert_eq!(authority(&Url::new("http://a:0")), Err(BadUrl::Port));
         assert_eq!(authority(&Url::new("http://user@a:1")), Err(BadUrl::Host));

@@ -1,14 +1,16 @@
-//! Whole copies of the data: `/download`, `POST /_ha/snapshot`, and the page
-//! at `/`.
+//! Whole copies of the data: `/download`, `/snapshot`, `POST /_ha/snapshot`,
+//! and the page at `/`.
 //!
-//! Decides their names and how they are sent. That a copy is consistent is
+//! Decides how they are sent. That a copy is consistent is
 //! the store's business.
 
+use super::kept::{self, Name};
 use super::respond::{self, Answer, Body, date_time};
 use super::server::Conn;
 use crate::env::Env;
 use crate::error::ApiError;
 use crate::store::backup::{Contents, Copied};
+use base_ha_core::ids::Seq;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
@@ -40,7 +42,8 @@ pub(crate) async fn root<E: Env>(conn: &Conn<E>, request: &Request<Incoming>) ->
          GET  /_ha/status   the cluster as this node sees it\n\
          GET  /readyz       whether this node is ready, and if not, why\n\
          GET  /metrics      for Prometheus\n\
-         GET  /download     a consistent copy of the data\n",
+         GET  /download     a consistent copy of the data\n\
+         POST /snapshot     a copy that this node keeps; GET sends the newest\n",
         core.id, core.url
     )))
 }
@@ -51,28 +54,35 @@ pub(crate) async fn download<E: Env>(conn: &Conn<E>, _: &Request<Incoming>) -> A
     let (copy, permit) = make(conn, app.config.dir.join("tmp"), Contents::Users).await?;
     let path = copy.file.path().to_owned();
     let file = app.env.blocking(move || File::open(path)).await.map_err(|error| disk(&error))?;
-    let (position, bytes) = (copy.position, copy.bytes);
+    let (seq, bytes) = (copy.position.seq, copy.bytes);
+    let name = format!("{}_ha.db", date_time(app.env.now().wall));
+    Ok(attachment(conn, file, bytes, seq, &name, (copy, permit)))
+}
+
+/// The answer that sends a file; `held` is let go when it is sent, or when
+/// nobody takes it any more.
+fn attachment<E: Env, H: Send + 'static>(
+    conn: &Conn<E>,
+    file: File,
+    bytes: u64,
+    seq: Seq,
+    name: &str,
+    held: H,
+) -> Response<Body> {
     let (send, pieces) = mpsc::channel(2);
-    let env = app.env.clone();
-    tokio::spawn(async move { send_file(env, file, send, (copy, permit)).await });
+    let env = conn.app.env.clone();
+    tokio::spawn(async move { send_file(env, file, send, held).await });
     let mut response = Response::new(Body::Pieces(pieces));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes));
-    headers.insert(SEQUENCE, HeaderValue::from(position.seq.0));
-    let name = format!("attachment; filename={}_ha.db", date_time(app.env.now().wall));
-    headers.insert(header::CONTENT_DISPOSITION, respond::value(&name));
-    Ok(response)
+    headers.insert(SEQUENCE, HeaderValue::from(seq.0));
+    headers.insert(header::CONTENT_DISPOSITION, respond::value(&format!("attachment; filename={name}")));
+    response
 }
 
-/// Reads a copy and sends it piece by piece; the file goes when it is sent, or
-/// when nobody takes it any more.
-async fn send_file<E: Env>(
-    env: E,
-    file: File,
-    send: mpsc::Sender<io::Result<Bytes>>,
-    copy: (Copied, OwnedSemaphorePermit),
-) {
+/// Reads a file and sends it piece by piece.
+async fn send_file<E: Env, H>(env: E, file: File, send: mpsc::Sender<io::Result<Bytes>>, held: H) {
     let mut file = Some(file);
     while let Some(mut open) = file.take() {
         let read = move || {
@@ -96,18 +106,45 @@ async fn send_file<E: Env>(
             }
         }
     }
-    drop(copy);
+    drop(held);
 }
 
-/// `POST /_ha/snapshot`: a verified copy that stays, under `snapshots/`. It
-/// holds the node's own tables as well.
+/// `GET /snapshot`: the newest copy that this node keeps; the first one is
+/// made for it.
+pub(crate) async fn newest<E: Env>(conn: &Conn<E>) -> Answer {
+    let app = &conn.app;
+    if app.config.core.witness {
+        return Err(ApiError::new(503, "witness", "this node is a witness: it has no data"));
+    }
+    let find = || {
+        let dir = app.config.dir.join("snapshots");
+        app.env.blocking(move || {
+            let Some((path, name)) = kept::newest(&dir)? else { return Ok(None) };
+            let file = File::open(path)?;
+            let bytes = file.metadata()?.len();
+            Ok(Some((file, bytes, name)))
+        })
+    };
+    let failed = |error: io::Error| ApiError::new(500, "disk", format!("the kept copies can't be read: {error}"));
+    let mut found = find().await.map_err(failed)?;
+    if found.is_none() {
+        snapshot(conn).await?;
+        found = find().await.map_err(failed)?;
+    }
+    let Some((file, bytes, name)) = found else {
+        return Err(failed(io::ErrorKind::NotFound.into()));
+    };
+    Ok(attachment(conn, file, bytes, name.seq, &name.sent(), ()))
+}
+
+/// `POST /snapshot` and `POST /_ha/snapshot`: a verified copy that stays, under
+/// `snapshots/`. It holds the node's own tables as well.
 pub(crate) async fn snapshot<E: Env>(conn: &Conn<E>) -> Answer {
     let app = &conn.app;
     let dir = app.config.dir.join("snapshots");
     let (copy, _permit) = make(conn, dir.clone(), Contents::Whole).await?;
     let (position, bytes, hash) = (copy.position, copy.bytes, copy.hash);
-    let stamp = date_time(app.env.now().wall).replace(' ', "T").replace(':', "");
-    let name = format!("{stamp}_ha_snapshot_{}.db", position.seq);
+    let name = Name::new(app.env.now().wall, position.seq).file();
     let to = dir.join(&name);
     app.env.blocking(move || copy.file.keep(&to)).await.map_err(|error| disk(&error))?;
     let file = Path::new("snapshots").join(name);

@@ -50,9 +50,14 @@ const HOP_BY_HOP: [HeaderName; 11] = [
 /// How long an answer of a writer that was replaced is still waited for.
 const REPLACED_GRACE: Duration = Duration::from_secs(1);
 
-/// Signs and checks what nodes pass on to each other; empty without a cluster
-/// secret, where there is no one to pass anything on to.
-pub struct Keys(Vec<[u8; 32]>);
+/// Signs and checks what nodes pass on to each other; without keys where there
+/// is neither a cluster secret nor mutual TLS, and no one to pass anything on
+/// to.
+pub struct Keys {
+    keys: Vec<[u8; 32]>,
+    /// Only a member's certificate makes a signature count.
+    mutual: bool,
+}
 
 /// A request that another node passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,17 +69,22 @@ pub(crate) struct Hop {
 }
 
 impl Keys {
-    /// The first secret signs, all check.
-    pub fn new(secrets: &[Secret]) -> Self {
-        let key = |secret: &Secret| {
-            blake3::derive_key("base-ha 2026-11 request passed on to the writer", secret.expose().as_bytes())
-        };
-        Self(secrets.iter().map(key).collect())
+    /// The first secret signs, all check. With `mutual` TLS the certificate of
+    /// the connection proves the same: it is demanded beside the secret, or
+    /// instead of it, when the key is one that everybody knows.
+    pub fn new(secrets: &[Secret], mutual: bool) -> Self {
+        let key =
+            |secret: &str| blake3::derive_key("base-ha 2026-11 request passed on to the writer", secret.as_bytes());
+        let mut keys: Vec<_> = secrets.iter().map(|secret| key(secret.expose())).collect();
+        if keys.is_empty() && mutual {
+            keys.push(key(""));
+        }
+        Self { keys, mutual }
     }
 
     /// The `X-Base-Forwarded` of a request.
     fn sign(&self, node: &str, hop: Hop, head: &Parts, body: &[u8]) -> Option<HeaderValue> {
-        let mac = mac(self.0.first()?, node, hop, head, body).to_hex();
+        let mac = mac(self.keys.first()?, node, hop, head, body).to_hex();
         HeaderValue::try_from(format!("{node};{};{mac}", hop.term)).ok()
     }
 
@@ -87,7 +97,7 @@ impl Keys {
         let id = head.headers.get(REQUEST_ID)?.to_str().ok()?;
         let hop = Hop { term: Term(term.parse().ok()?), id: parse_id(id)? };
         let made = |key: &[u8; 32]| bool::from(mac(key, node, hop, head, body).as_bytes().ct_eq(shown.as_bytes()));
-        self.0.iter().any(made).then_some(hop)
+        self.keys.iter().any(made).then_some(hop)
     }
 }
 
@@ -112,9 +122,10 @@ pub(crate) fn check<E: Env>(conn: &Conn<E>, head: &Parts, body: &[u8]) -> Result
     if !head.headers.contains_key(FORWARDED) {
         return Ok(None);
     }
-    match conn.app.http.forward.check(head, body) {
-        Some(hop) => Ok(Some(hop)),
-        None => Err(ApiError::new(403, "forged_forward", "X-Base-Forwarded was not signed by a member")),
+    let keys = &conn.app.http.forward;
+    match keys.check(head, body) {
+        Some(hop) if !keys.mutual || conn.is_member() => Ok(Some(hop)),
+        _ => Err(ApiError::new(403, "forged_forward", "X-Base-Forwarded was not signed by a member")),
     }
 }
 
@@ -131,7 +142,8 @@ pub(crate) async fn pass<E: Env>(
     let app = &conn.app;
     let unsent = |reason: &str| ClientError { sent: false, reason: reason.to_owned() };
     let signed = app.http.forward.sign(app.config.core.id.as_str(), hop, head, body);
-    let signed = signed.ok_or_else(|| unsent("there is no cluster secret to sign a passed-on request with"))?;
+    let signed =
+        signed.ok_or_else(|| unsent("there is neither a cluster secret nor mutual TLS to pass a request on with"))?;
     let uri = head.uri.path_and_query().map_or("/", |uri| uri.as_str());
     let mut request = Request::builder().method(head.method.clone()).uri(uri);
     if let Some(headers) = request.headers_mut() {
@@ -223,15 +235,16 @@ mod tests {
 
     #[test]
     fn only_a_member_can_say_that_a_request_was_passed_on() {
-        let keys = Keys::new(&[Secret::new("new"), Secret::new("old")]);
+        let keys = Keys::new(&[Secret::new("new"), Secret::new("old")], false);
         let hop = Hop { term: Term(3), id: RequestId(7) };
         let mut request = head("/query?a=b");
         request.headers.insert(REQUEST_ID, id_value(hop.id));
         request.headers.insert(FORWARDED, keys.sign("base-1", hop, &request, b"body").unwrap());
         assert_eq!(keys.check(&request, b"body"), Some(hop));
         assert_eq!(keys.check(&request, b"other"), None);
-        assert_eq!(Keys::new(&[Secret::new("wrong")]).check(&request, b"body"), None);
-        assert_eq!(Keys::new(&[]).check(&request, b"body"), None);
+        assert_eq!(Keys::new(&[Secret::new("wrong")], false).check(&request, b"body"), None);
+        assert_eq!(Keys::new(&[], false).check(&request, b"body"), None);
+        assert_eq!(Keys::new(&[], true).check(&request, b"body"), None);
 
         let mut other = request.clone();
         other.uri = "/query?a=c".parse().unwrap();
@@ -244,7 +257,7 @@ mod tests {
         other.headers.insert(FORWARDED, text.parse().unwrap());
         assert_eq!(keys.check(&other, b"body"), None);
 
-        let old = Keys::new(&[Secret::new("old")]);
+        let old = Keys::new(&[Secret::new("old")], false);
         request.headers.insert(FORWARDED, old.sign("base-1", hop, &request, b"body").unwrap());
         assert_eq!(keys.check(&request, b"body"), Some(hop));
     }

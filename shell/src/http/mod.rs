@@ -15,7 +15,7 @@
 //! | `session` | tokens: what a client has seen, and what it is given |
 //! | `forward`, `client` | passing a request on to the writer |
 //! | `ha`, `admin`, `health` | the cluster as seen from outside |
-//! | `copies` | whole copies of the data |
+//! | `copies`, `kept` | whole copies of the data, and those that stay |
 //! | `respond`, `body` | answers and bodies |
 //! | `sql` | what this module asks of the store's readers |
 
@@ -27,6 +27,7 @@ mod forward;
 mod guard;
 mod ha;
 mod health;
+mod kept;
 mod meter;
 mod options;
 mod query;
@@ -44,6 +45,7 @@ mod tests;
 
 use crate::config::Config;
 use crate::env::Env;
+use crate::tls::{Dialler, Tls};
 use crate::token;
 use client::Client;
 use hyper::body::Incoming;
@@ -54,6 +56,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 pub use forward::{FORWARDED, Keys as ForwardKeys};
+pub(crate) use respond::date_time;
 pub(crate) use respond::error as refusal;
 pub use respond::{Body, LEADER, REPLAYED, REQUEST_ID, STALENESS, TERM, TXSEQ};
 pub use route::Route;
@@ -103,13 +106,17 @@ impl<E: Env> State<E> {
     const COPIES_MAX: usize = 2;
 
     /// Derives keys and limits from the settings. `own_key` is the data
-    /// directory's ([`token::own_key`]); it is used where there is no cluster
-    /// secret.
-    pub fn new(env: E, config: &Config, own_key: [u8; 32]) -> Self {
+    /// directory's ([`token::own_key`]); it is used where a node is alone:
+    /// there is neither a cluster secret nor mutual TLS.
+    pub fn new(dialler: Dialler<E>, config: &Config, own_key: [u8; 32]) -> Self {
+        let mutual = dialler.tls().is_some_and(Tls::is_mutual);
         Self {
-            tokens: token::Keys::new(&config.cluster_secrets, own_key),
-            forward: ForwardKeys::new(&config.cluster_secrets),
-            client: Client::new(env),
+            tokens: match mutual {
+                true => token::Keys::with_mutual_tls(&config.cluster_secrets),
+                false => token::Keys::new(&config.cluster_secrets, own_key),
+            },
+            forward: ForwardKeys::new(&config.cluster_secrets, mutual),
+            client: Client::new(dialler),
             bearer: config.token.as_ref().map(|token| blake3::hash(token.expose().as_bytes())),
             writes: Arc::new(Semaphore::new(config.limits.write_queue_max)),
             waiters: Semaphore::new(Self::WAITERS_MAX),

@@ -12,6 +12,7 @@ use crate::error::ApiError;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use serde_json::json;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -25,6 +26,12 @@ pub enum Route {
     Query,
     /// `/download`.
     Download,
+    /// `/snapshot`.
+    Copies,
+    /// `/databases`.
+    Databases,
+    /// `/databases/{id}`, and what the original has below it.
+    Database,
     /// `/healthz`.
     Healthz,
     /// `/readyz`.
@@ -63,10 +70,13 @@ pub enum Route {
 
 impl Route {
     /// All of them, in order.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::Root,
         Self::Query,
         Self::Download,
+        Self::Copies,
+        Self::Databases,
+        Self::Database,
         Self::Healthz,
         Self::Readyz,
         Self::Metrics,
@@ -92,6 +102,9 @@ impl Route {
             "/" => Self::Root,
             "/query" => Self::Query,
             "/download" => Self::Download,
+            "/snapshot" => Self::Copies,
+            "/databases" => Self::Databases,
+            _ if path.starts_with("/databases/") => Self::Database,
             "/healthz" => Self::Healthz,
             "/readyz" => Self::Readyz,
             "/metrics" => Self::Metrics,
@@ -123,6 +136,9 @@ impl Route {
             Self::Root => "root",
             Self::Query => "query",
             Self::Download => "download",
+            Self::Copies => "copies",
+            Self::Databases => "databases",
+            Self::Database => "database",
             Self::Healthz => "healthz",
             Self::Readyz => "readyz",
             Self::Metrics => "metrics",
@@ -154,7 +170,8 @@ impl Route {
             Self::Healthz | Self::Readyz | Self::Metrics | Self::Leader | Self::Peers | Self::Status => {
                 "GET, HEAD, OPTIONS"
             }
-            Self::Replicate | Self::Snapshot | Self::Members => "GET, POST, OPTIONS",
+            Self::Replicate | Self::Snapshot | Self::Members | Self::Copies | Self::Databases => "GET, POST, OPTIONS",
+            Self::Database => "GET, POST, DELETE, OPTIONS",
             Self::Member => "DELETE, OPTIONS",
             Self::Unknown => "OPTIONS",
         }
@@ -202,18 +219,26 @@ pub(crate) async fn handle<E: Env>(
     Ok(response)
 }
 
-async fn dispatch<E: Env>(conn: &Conn<E>, route: Route, request: Request<Incoming>) -> Answer {
+async fn dispatch<E: Env>(conn: &Conn<E>, route: Route, mut request: Request<Incoming>) -> Answer {
     let method = request.method().clone();
     conn.admit(route)?;
     guard::check(conn, route.needs(&method), &request)?;
     if method == Method::OPTIONS {
         return Ok(options(route));
     }
+    if matches!(route, Route::Peer | Route::Snapshot) {
+        request.extensions_mut().insert(conn.shown.clone());
+    }
     let reads = method == Method::GET || method == Method::HEAD;
     match (route, &method) {
         (Route::Root | Route::Query, &Method::POST) => query::answer(conn, request).await,
         (Route::Root, _) if reads => copies::root(conn, &request).await,
         (Route::Download, &Method::GET) => copies::download(conn, &request).await,
+        (Route::Copies, &Method::GET) => copies::newest(conn).await,
+        (Route::Copies, &Method::POST) => copies::snapshot(conn).await,
+        (Route::Databases, &Method::GET) => Ok(respond::json_now(&json!({ "databases": [DATABASE] }))),
+        (Route::Databases, &Method::POST) => Err(one_database()),
+        (Route::Database, _) => database(conn, request).await,
         (Route::Healthz, _) if reads => Ok(health::alive()),
         (Route::Readyz, _) if reads => Ok(health::ready(conn).await),
         (Route::Metrics, _) if reads => health::metrics(conn),
@@ -240,6 +265,37 @@ async fn dispatch<E: Env>(conn: &Conn<E>, route: Route, request: Request<Incomin
             Err(ApiError::new(405, "method_not_allowed", text))
         }
     }
+}
+
+/// The one database, under the name by which the original would list it.
+const DATABASE: &str = "data.db";
+
+/// `/databases/{id}` and below (CONTRACTS 2): the one database under its name.
+async fn database<E: Env>(conn: &Conn<E>, request: Request<Incoming>) -> Answer {
+    let path = request.uri().path().strip_prefix("/databases/").unwrap_or_default();
+    let (id, below) = path.split_once('/').map_or((path, None), |(id, below)| (id, Some(below)));
+    if id != DATABASE {
+        return Err(ApiError::new(404, "unknown_database", format!("there is one database, {DATABASE}, and not {id:?}")));
+    }
+    match (below, request.method()) {
+        (None, &Method::POST) => query::answer(conn, request).await,
+        (None, &Method::GET) => copies::download(conn, &request).await,
+        (None, &Method::DELETE) => Err(one_database()),
+        (Some("snapshot"), &Method::GET) => copies::newest(conn).await,
+        (Some("snapshot"), &Method::POST) => copies::snapshot(conn).await,
+        (None | Some("snapshot"), method) => {
+            let text = format!("{method} is not possible here, only {}", Route::Database.allow());
+            Err(ApiError::new(405, "method_not_allowed", text))
+        }
+        (Some(below), _) => {
+            let text = format!("{below:?} of a database is not served by this version");
+            Err(ApiError::new(501, "not_supported", text))
+        }
+    }
+}
+
+fn one_database() -> ApiError {
+    ApiError::new(501, "not_supported", "a cluster has one database: it can be neither added to nor removed")
 }
 
 /// No cross-origin headers: pages of other origins are not let in.
@@ -269,6 +325,9 @@ mod tests {
         assert_eq!(Route::of("/_ha/members/base-1/url"), Route::MemberUrl);
         assert_eq!(Route::of("/_ha/members/base-1/url/x"), Route::Unknown);
         assert_eq!(Route::of("/_ha/members/remove"), Route::MemberRemove);
+        assert_eq!(Route::of("/databases"), Route::Databases);
+        assert_eq!(Route::of("/databases/data.db/snapshot"), Route::Database);
+        assert_eq!(Route::of("/databasesx"), Route::Unknown);
         assert_eq!(Route::of("/_ha/leaderx"), Route::Unknown);
         assert_eq!(Route::of("/_ha"), Route::Unknown);
         assert_eq!(Route::of("/query/"), Route::Unknown);

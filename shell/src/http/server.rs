@@ -11,12 +11,15 @@ use super::session::TokenCache;
 use crate::app::App;
 use crate::env::Env;
 use crate::error::ApiError;
+use crate::tls::member::Known;
+use crate::tls::stream::{self, NotAccepted, Shown};
 use base_ha_core::ids::{Term, Url};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,6 +44,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct Conn<E: Env> {
     pub(crate) app: Arc<App<E>>,
     pub(crate) meter: Arc<Meter>,
+    /// What the other end has shown of itself.
+    pub(crate) shown: Shown,
     /// It is beyond the clients' limit.
     reserved: bool,
     /// The node stops: this connection's next answer is its last.
@@ -73,6 +78,14 @@ impl<E: Env> Conn<E> {
         self.app.stats.http.connections_shed.add(1);
         let max = self.app.config.limits.connections_max;
         Err(ApiError::new(503, "overloaded", format!("this node has {max} connections open")).retry_after(1))
+    }
+
+    /// Whether the other end has shown a member's or a seat's certificate.
+    pub(crate) fn is_member(&self) -> bool {
+        let view = self.app.view.borrow().clone();
+        let membership = view.status.as_ref().map(|status| &status.membership);
+        let known = Known { membership, seats: &self.app.config.core.seats };
+        self.shown.certificate.as_ref().is_some_and(|certificate| known.has(certificate))
     }
 
     /// Says on a stopping node's answers that nothing more is read here.
@@ -126,8 +139,8 @@ pub async fn serve<E: Env>(app: Arc<App<E>>, mut listener: E::Listener, mut shut
             }
             accepted = app.env.accept(&mut listener) => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, most likely: accepting at once again
                 // would spin.
@@ -143,16 +156,19 @@ pub async fn serve<E: Env>(app: Arc<App<E>>, mut listener: E::Listener, mut shut
             continue;
         }
         let open = Open::new(&app);
-        let conn = Arc::new(Conn {
-            app: app.clone(),
-            meter: Arc::default(),
-            reserved: open.before >= max,
-            last: AtomicBool::new(false),
-            cache: Mutex::default(),
-        });
         let (shutdown, alive) = (shutdown.clone(), alive.clone());
         tokio::spawn(async move {
-            connection(conn, stream, shutdown).await;
+            if let Some((stream, shown)) = open_up(&open.app, stream, from).await {
+                let conn = Arc::new(Conn {
+                    app: open.app.clone(),
+                    meter: Arc::default(),
+                    shown,
+                    reserved: open.before >= max,
+                    last: AtomicBool::new(false),
+                    cache: Mutex::default(),
+                });
+                connection(conn, stream, shutdown).await;
+            }
             drop((open, alive));
         });
     }
@@ -182,7 +198,34 @@ impl<E: Env> Drop for Open<E> {
     }
 }
 
-async fn connection<E: Env>(conn: Arc<Conn<E>>, stream: E::Stream, mut shutdown: watch::Receiver<bool>) {
+/// Does what comes before the first request: the TLS handshake, if there is
+/// one, in the time that a request's head may take.
+async fn open_up<E: Env>(
+    app: &App<E>,
+    stream: E::Stream,
+    from: SocketAddr,
+) -> Option<(stream::Stream<E::Stream>, Shown)> {
+    let tls = app.http.client.dialler().tls();
+    let refused = match timeout(app.config.limits.header_timeout, stream::accept(tls, stream)).await {
+        Ok(Ok(opened)) => return Some(opened),
+        Ok(Err(NotAccepted::Nothing)) => return None,
+        Ok(Err(refused)) => refused.to_string(),
+        Err(_) => "its TLS handshake took too long".to_owned(),
+    };
+    app.stats.tls.refused.add(1);
+    if tls.is_some_and(|tls| tls.is_news(app.env.now().mono)) {
+        tracing::warn!(%from, reason = refused, "refused a connection");
+    } else {
+        tracing::debug!(%from, reason = refused, "refused a connection");
+    }
+    None
+}
+
+async fn connection<E: Env>(
+    conn: Arc<Conn<E>>,
+    stream: stream::Stream<E::Stream>,
+    mut shutdown: watch::Receiver<bool>,
+) {
     let mut watch = Watch::new(conn.app.config.limits.header_timeout);
     let mut look = interval(watch.every);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);

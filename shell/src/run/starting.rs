@@ -7,6 +7,7 @@
 use crate::env::Env;
 use crate::error::ApiError;
 use crate::http::{Body, refusal};
+use crate::tls::{Tls, stream};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -25,7 +26,12 @@ const CONNECTION_MAX: Duration = Duration::from_secs(5);
 
 /// Answers connections until `opening` is done. Those that are still open then
 /// get their answer; each has one.
-pub(super) async fn serve_until<E: Env, T>(env: &E, listener: &mut E::Listener, opening: impl Future<Output = T>) -> T {
+pub(super) async fn serve_until<E: Env, T>(
+    env: &E,
+    tls: Option<&Tls>,
+    listener: &mut E::Listener,
+    opening: impl Future<Output = T>,
+) -> T {
     let mut opening = pin!(opening);
     let mut open = JoinSet::new();
     let result = loop {
@@ -35,7 +41,7 @@ pub(super) async fn serve_until<E: Env, T>(env: &E, listener: &mut E::Listener, 
             Some(_) = open.join_next() => {}
             accepted = env.accept(listener) => match accepted {
                 Ok((stream, _)) if open.len() < CONNECTIONS_MAX => {
-                    open.spawn(timeout(CONNECTION_MAX, answer(stream)));
+                    open.spawn(timeout(CONNECTION_MAX, answer(tls.cloned(), stream)));
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -49,7 +55,11 @@ pub(super) async fn serve_until<E: Env, T>(env: &E, listener: &mut E::Listener, 
     result
 }
 
-async fn answer<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static>(stream: S) {
+async fn answer<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static>(tls: Option<Tls>, stream: S) {
+    let stream = match stream::accept(tls.as_ref(), stream).await {
+        Ok((stream, _)) => stream,
+        Err(refused) => return tracing::debug!(reason = %refused, "refused a connection"),
+    };
     let connection = hyper::server::conn::http1::Builder::new()
         .keep_alive(false)
         .auto_date_header(false)

@@ -320,7 +320,7 @@ async fn a_node_that_is_starting_says_so() {
     let address = listener.local_addr().expect("bound").to_string();
     let (open, opening) = oneshot::channel();
     let starting = tokio::spawn(async move {
-        let result = super::starting::serve_until(&RealEnv, &mut listener, opening).await;
+        let result = super::starting::serve_until(&RealEnv, None, &mut listener, opening).await;
         (listener, result)
     });
     assert_eq!(request(&address, "GET", "/healthz", "").await.expect("an answer").0, 200);

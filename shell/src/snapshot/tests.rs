@@ -10,12 +10,14 @@ use crate::app::NodeHandle;
 use crate::bus::auth::Keyring;
 use crate::bus::direct::DirectBus;
 use crate::bus::handshake::{Identity, Purpose, Session, accept, connect};
+use crate::bus::tests::no_view;
 use crate::config::{Config, Secret};
 use crate::driver::{FetchOrder, PauseApply};
 use crate::env::real::RealEnv;
 use crate::env::{Work as _, WorkerHandle};
 use crate::error::ApiError;
 use crate::store::backup::{Copied, TempFile};
+use crate::tls::Dialler;
 use base_ha_core::ids::{ClusterId, ConfigVersion, ContentHash, Hash, Lineage, NodeId, Seq, Term, Url};
 use base_ha_core::io::Input;
 use base_ha_core::member::{Membership, QuorumMode};
@@ -82,7 +84,7 @@ async fn opened() -> ((DuplexStream, Session), (DuplexStream, Session)) {
     let (near, far) = (who("a"), who("b"));
     let (client, server) = tokio::join!(
         connect(&mut a, &keys, &near, Purpose::Snapshot, [1; 32]),
-        accept(&mut b, &keys, &far, Purpose::Snapshot, [2; 32])
+        accept(&mut b, &keys, &far, Purpose::Snapshot, [2; 32], &|_| Ok(()))
     );
     ((a, client.expect("opened")), (b, server.expect("opened")))
 }
@@ -345,7 +347,7 @@ async fn installed(
     let fetcher = Fetcher {
         env: RealEnv,
         dir: dir.path().to_owned(),
-        bus: DirectBus::new(RealEnv, &config, node.clone(), Arc::default()),
+        bus: DirectBus::new(Dialler::new(RealEnv, None), &config, node.clone(), Arc::default(), no_view()),
         log,
         data: Some((store, Arc::new(Told(told)))),
         node,
@@ -392,7 +394,7 @@ async fn apply_goes_on_before_the_next_attempt_is_waited_for() {
     let fetcher = Arc::new(Fetcher {
         env: RealEnv,
         dir: dir.path().to_owned(),
-        bus: DirectBus::new(RealEnv, &config, node.clone(), Arc::default()),
+        bus: DirectBus::new(Dialler::new(RealEnv, None), &config, node.clone(), Arc::default(), no_view()),
         log: WorkerHandle::new(Err),
         data: Some((WorkerHandle::new(Err), Arc::new(Told(Arc::default())))),
         node,
@@ -452,7 +454,7 @@ async fn a_witness_begins_its_log_at_a_copy() {
     let url = Url::new("http://127.0.0.1:1");
     let config =
         Config::new(NodeId::new("n").expect("legal"), url.clone(), Vec::new(), String::new(), dir.path().into());
-    let bus = DirectBus::new(RealEnv, &config, node.clone(), Arc::default());
+    let bus = DirectBus::new(Dialler::new(RealEnv, None), &config, node.clone(), Arc::default(), no_view());
     let fetcher =
         Fetcher { env: RealEnv, dir: dir.path().to_owned(), bus, log, data: None, node, failures: AtomicU32::new(0) };
     let order = FetchOrder { from: url, at_least: at, reseed: false, pause: PauseApply::obliging().0 };

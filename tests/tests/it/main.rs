@@ -7,3 +7,4 @@ mod failover;
 mod members;
 mod repair;
 mod security;
+mod tls;

@@ -109,14 +109,37 @@ fn values_are_refused_with_name_place_value_and_mend() {
     assert!(settle_env(&[("BASE_LOG_LEVEL", "warn,base_ha::bus=debug")]).is_ok());
     refused(
         &[("BASE_PEERS", "https://a:1"), ("BASE_CLUSTER_SECRET", SECRET)],
-        &["TLS between nodes is not in this version"],
+        &["BASE_PEERS", "https://a:1 and this node's own URL", "are of two kinds", "for TLS, set BASE_TLS_CERT"],
     );
     refused(&[("BASE_PEERS", "http://a:1/path"), ("BASE_CLUSTER_SECRET", SECRET)], &["neither user, path nor query"]);
-    refused(&[("BASE_PEERS", "a:1"), ("BASE_CLUSTER_SECRET", SECRET)], &["does not begin with http://"]);
+    refused(&[("BASE_PEERS", "a:1"), ("BASE_CLUSTER_SECRET", SECRET)], &["begins with neither http:// nor https://"]);
     refused(&[("BASE_STATIC_WRITER", "http://b:1")], &["BASE_STATIC_WRITER", "one of the seats"]);
     refused(&[("BASE_WITNESS", "true")], &["BASE_WITNESS", "a witness stores no data"]);
     // Two faults are told at once.
     refused(&[("BASE_ACK", "most"), ("BASE_MAX_ROWS", "x")], &["BASE_ACK", "BASE_MAX_ROWS"]);
+}
+
+#[test]
+fn tls_is_all_or_nothing() {
+    const CERT: (&str, &str) = ("BASE_TLS_CERT", "c.pem");
+    const KEY: (&str, &str) = ("BASE_TLS_KEY", "k.pem");
+    const CA: (&str, &str) = ("BASE_TLS_CA", "ca.pem");
+    refused(&[CERT], &["BASE_TLS_KEY", "BASE_TLS_CERT is set and this is not"]);
+    refused(&[KEY], &["BASE_TLS_CERT", "BASE_TLS_KEY is set and this is not"]);
+    refused(&[CA], &["BASE_TLS_CERT", "BASE_TLS_CA is set and this is not"]);
+    let mixed = ("BASE_PEERS", "https://a:1,http://b:1");
+    refused(&[CERT, KEY, CA, mixed], &["BASE_PEERS", "http://b:1 and this node's own URL", "write https://"]);
+    refused(&[CERT, KEY, ("BASE_PEERS", "https://a:1")], &["BASE_TLS_CA", "no CA to know their certificates by"]);
+    refused(&[CERT, KEY, ("BASE_LOCAL_TARGET", "http://a:1")], &["BASE_LOCAL_TARGET", "speaks https://"]);
+    refused(&[("BASE_LOCAL_TARGET", "https://a:1")], &["BASE_LOCAL_TARGET", "speaks http://"]);
+
+    // A certificate of the cluster's CA stands for the secret.
+    let settled = settle_env(&[CERT, KEY, CA, ("BASE_PEERS", "https://a:1")]).expect("legal");
+    assert_eq!(settled.config.core.url.as_str(), "https://127.0.0.1:8090");
+    assert_eq!(settled.config.tls.and_then(|files| files.ca), Some("ca.pem".into()));
+    let beyond = [CERT, KEY, ("BASE_HTTP", "10.0.0.1:1"), ("BASE_TOKEN", "tttttttttttttttt")];
+    let settled = settle_env(&beyond).expect("legal");
+    assert!(!settled.warnings.iter().any(|w| w.contains("in clear")), "{:?}", settled.warnings);
 }
 
 #[test]

@@ -14,7 +14,7 @@ async fn alone(set: fn(&mut Config)) -> Node {
 }
 
 /// Every route with a method that it answers.
-const ROUTES: [(&str, &str, &str); 22] = [
+const ROUTES: [(&str, &str, &str); 28] = [
     ("GET", "/healthz", ""),
     ("GET", "/readyz", ""),
     ("GET", "/_ha/leader", ""),
@@ -24,6 +24,12 @@ const ROUTES: [(&str, &str, &str); 22] = [
     ("POST", "/", r#"{"sql":"select 1"}"#),
     ("POST", "/query", r#"{"sql":"insert into t values (1)"}"#),
     ("GET", "/download", ""),
+    ("GET", "/snapshot", ""),
+    ("POST", "/snapshot", ""),
+    ("GET", "/databases", ""),
+    ("POST", "/databases/data.db", r#"{"sql":"select 1"}"#),
+    ("GET", "/databases/data.db", ""),
+    ("POST", "/databases/data.db/snapshot", ""),
     ("GET", "/metrics", ""),
     ("GET", "/_ha/peers", ""),
     ("GET", "/_ha/status", ""),

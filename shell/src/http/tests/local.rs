@@ -78,4 +78,39 @@ async fn a_copy_is_a_database() {
     assert_eq!((reply.status, &json["sequence"]), (200, &json!(4)));
     let path = a.dir.path().join(json["file"].as_str().unwrap());
     assert_eq!(count(&path, "select seq from _ha_position"), 4);
+
+    // The newest that is kept, as CONTRACTS 2 names it.
+    for uri in ["/snapshot", "/databases/data.db/snapshot"] {
+        let reply = a.get(uri).await;
+        assert_eq!((reply.status, reply.header("x-sequence")), (200, "4"), "{uri}");
+        assert!(reply.bytes() == std::fs::read(&path).unwrap(), "{uri}");
+        let name = reply.header("content-disposition");
+        assert!(name.starts_with("attachment; filename=2") && name.ends_with("_ha_snapshot_4.db"), "{name}");
+        assert_eq!(name.matches(':').count(), 2, "{name}");
+    }
+    let kept = || std::fs::read_dir(a.dir.path().join("snapshots")).unwrap().count();
+    assert_eq!(kept(), 1, "nothing was made for it");
+    let reply = a.ask("POST", "/snapshot", &[], "").await;
+    assert_eq!((reply.status, reply.header("x-sequence")), (200, "4"));
+}
+
+#[tokio::test]
+async fn the_one_database_has_a_name() {
+    let a = real().await;
+    assert_eq!(a.get("/databases").await.json(), json!({"databases": ["data.db"]}));
+    let sql = r#"{"sql":"select count(*) from t"}"#;
+    let reply = a.ask("POST", "/databases/data.db", &[], sql).await;
+    assert_eq!((reply.status, &reply.json()["rows"]), (200, &json!([[3]])));
+    let reply = a.get("/databases/data.db").await;
+    assert_eq!((reply.status, reply.header("x-sequence")), (200, "4"));
+    assert!(reply.header("content-disposition").ends_with("_ha.db"));
+    let outcome = |status, code: &str| (status, code.to_owned());
+    assert_eq!(a.ask("POST", "/databases/other", &[], sql).await.outcome(), outcome(404, "unknown_database"));
+    assert_eq!(a.ask("POST", "/databases", &[], "{}").await.outcome(), outcome(501, "not_supported"));
+    assert_eq!(a.ask("DELETE", "/databases/data.db", &[], "").await.outcome(), outcome(501, "not_supported"));
+    assert_eq!(a.get("/databases/data.db/history/1").await.outcome(), outcome(501, "not_supported"));
+    assert_eq!(a.ask("PUT", "/databases/data.db", &[], "").await.outcome(), outcome(405, "method_not_allowed"));
+    // The first one is made for who asks for the newest.
+    let reply = a.get("/snapshot").await;
+    assert_eq!((reply.status, reply.header("x-sequence")), (200, "4"));
 }

@@ -12,6 +12,7 @@ use crate::metrics::Stats;
 use crate::store::backup::{Contents, Copied, TempFile};
 use crate::store::classify::Class;
 use crate::store::read::{ReadAnswer, ReadError, ReadRequest};
+use crate::tls::Dialler;
 use crate::token::Presented;
 use base_ha_core::ids::{
     BootNonce, ClusterId, ConfigVersion, Hash, Incarnation, Lineage, NodeId, Seq, StreamId, Term, Url,
@@ -181,7 +182,7 @@ pub(super) async fn node_with(
     let node = node_loop(orders.clone(), outcome.clone(), read_index.clone());
     let app = Arc::new(App {
         env,
-        http: State::new(env, &config, [3; 32]),
+        http: State::new(Dialler::new(env, None), &config, [3; 32]),
         config: Arc::new(config),
         view: seen_view,
         applied: seen_applied,

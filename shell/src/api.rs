@@ -259,6 +259,9 @@ pub enum LogJob {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<bool, ApiError>>,
     },
+    /// The snapshot of the last [`LogJob::BeginInstall`] was not installed, and
+    /// `data.db` is as it was: the intent is forgotten.
+    ForgetInstall,
     /// Time has passed: go on with what a full disk or a long trim left over.
     /// Worth sending about once a second; any other job does the same.
     Tick,

@@ -169,13 +169,24 @@ impl<E: Env> Disk<E> {
         // First the log: it takes the directory's lock.
         let mut log = log::open(env.clone(), dir, log::LogLimits::of(config), told(node))?;
         let tmp = prepare_tmp(dir)?;
-        let store =
-            if config.core.witness { None } else { Some(store::open(env.clone(), dir, &config.limits, told(node))?) };
+        let store = match config.core.witness {
+            true => None,
+            false => Some(open_data(env, config, &log, || told(node))?),
+        };
         let recovered = match &store {
             Some(store) => log.recovered(store.position, store.content, store.membership.clone())?,
             None => log.recovered(log.base(), ContentHash::default(), None)?,
         };
         if let Some(store) = store.as_ref().filter(|store| store.position.seq < log.base().seq) {
+            if log.replacement(&config.core.id)?.is_none() {
+                let text = format!(
+                    "data.db ends at {} and the log begins at {}: what lies between is nowhere, for there is no other \
+                     member with data",
+                    store.position.seq,
+                    log.base().seq.next()
+                );
+                return Err(ApiError::new(500, "data_corrupt", text));
+            }
             tracing::warn!(
                 data = %store.position.seq,
                 log = %log.base().seq.next(),
@@ -185,6 +196,31 @@ impl<E: Env> Disk<E> {
         let own_key = token::own_key(dir, env).map_err(|e| unusable(dir, &e))?;
         Ok(Self { log, store, recovered, own_key, tmp })
     }
+}
+
+/// Opens `data.db`. A damaged one is put aside for an empty one where it can be
+/// had again: `data.db` is what the log amounts to, and the log is whole. The
+/// core then has it built up from the log, or quarantined and seeded anew; log
+/// and hard state stay, so that this node votes and acknowledges meanwhile.
+fn open_data<E: Env, F: Fn(NodeEvent) + Send + Sync + 'static>(
+    env: &E,
+    config: &Config,
+    log: &log::OpenedLog<E>,
+    told: impl Fn() -> F,
+) -> Result<store::Opened<E>, ApiError> {
+    let open = || store::open(env.clone(), &config.dir, &config.limits, told());
+    let damage = match open() {
+        Err(error) if error.code == "data_corrupt" => error,
+        other => return other,
+    };
+    let Some(from) = log.replacement(&config.core.id)? else { return Err(damage) };
+    let set_aside = log.set_data_aside()?;
+    let from = match from {
+        log::Replacement::Log => "this node's log",
+        log::Replacement::Members => "another member",
+    };
+    tracing::error!(reason = %damage, ?set_aside, from, "data.db is damaged: it is made anew");
+    open()
 }
 
 fn unusable(dir: &Path, error: &std::io::Error) -> ApiError {

@@ -157,25 +157,23 @@ impl<E: Env> Dialler<E> {
         self.tls.as_ref()
     }
 
-    /// Connects to the node at `url`. The caller bounds how long it may take.
+    /// Connects to the node at `url`, by TLS if this node has it. The caller
+    /// bounds how long it may take.
     ///
     /// # Errors
     /// What the system says; that the other node's certificate is not its own;
-    /// that a node with TLS is to speak to one without, or the other way
-    /// round: what it has to say is not for everybody's eyes.
+    /// that the URL asks for TLS and this node has none.
     pub async fn connect(&self, url: &Url) -> io::Result<Stream<E::Stream>> {
         let refused = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
         let place = authority(url).map_err(|bad| refused(format!("{url}: {bad}")))?;
-        match (&self.tls, is_tls(url)) {
-            (None, false) => Ok(Stream::Plain(self.env.connect(place).await?)),
-            (None, true) => {
+        match &self.tls {
+            // Also where the membership's URL is one from before: a cluster that
+            // is moved to TLS is stopped, and started with it.
+            Some(tls) => stream::connect(tls, &host_of(url).map_err(refused)?, self.env.connect(place).await?).await,
+            None if is_tls(url) => {
                 Err(refused(format!("{url} needs TLS, and this node has no certificate: set BASE_TLS_CERT")))
             }
-            (Some(_), false) => Err(refused(format!("{url} is without TLS, and this node speaks TLS only"))),
-            (Some(tls), true) => {
-                let host = host_of(url).map_err(refused)?;
-                stream::connect(tls, &host, self.env.connect(place).await?).await
-            }
+            None => Ok(Stream::Plain(self.env.connect(place).await?)),
         }
     }
 }

@@ -82,16 +82,34 @@ impl TlsCluster {
     pub fn new(size: usize) -> Self {
         let home = tempfile::Builder::new().prefix("base-ha-tls-").tempdir().expect("a temporary directory");
         let ca = Ca::new(home.path(), "ca");
-        let mut cluster = Cluster::new(size);
-        for node in cluster.nodes_mut() {
-            let files = ca.sign(&node.name, &["127.0.0.1"], LONG);
+        let mut tls = Self { cluster: Cluster::new(size), ca, home };
+        tls.encrypt();
+        tls
+    }
+
+    /// A cluster as every other: [`TlsCluster::encrypt`] comes later.
+    ///
+    /// # Panics
+    /// As [`TlsCluster::new`].
+    pub fn plain(size: usize) -> Self {
+        let mut tls = Self::new(size);
+        tls.cluster = Cluster::new(size);
+        tls
+    }
+
+    /// Has every node speak TLS from its next start on.
+    ///
+    /// # Panics
+    /// If certificates can't be made.
+    pub fn encrypt(&mut self) {
+        for node in self.cluster.nodes_mut() {
+            let files = self.ca.sign(&node.name, &["127.0.0.1"], LONG);
             node.env.remove("BASE_CLUSTER_SECRET");
             node.set("BASE_LOCAL_TARGET", &format!("https://127.0.0.1:{}", node.port));
             node.set("BASE_PEERS", &node.env["BASE_PEERS"].replace("http://", "https://"));
             node.use_certificate(&files);
-            node.set("BASE_TLS_CA", &ca.file().display().to_string());
+            node.set("BASE_TLS_CA", &self.ca.file().display().to_string());
         }
-        Self { cluster, ca, home }
     }
 
     /// The directory of the certificates.

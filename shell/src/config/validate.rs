@@ -58,11 +58,14 @@ impl Reader<'_> {
         self.refuse_missing_parts();
         let http = self.parsed("http", "write host:port, e.g. 127.0.0.1:8090", listen_address);
         let dir = PathBuf::from(self.sources.get("dir")?.text);
+        let token = self.secret("token", "token-file");
+        if let (Some(http), Some(None)) = (&http, &token) {
+            self.check_open(http);
+        }
         let tls = self.tls();
         let url = self.own_url(http.as_ref(), matches!(tls, Some(Some(_))));
         let seats = self.seats();
         let cluster_secrets = self.secret("cluster-secret", "cluster-secret-file");
-        let token = self.secret("token", "token-file");
         let ack = self.choice("ack", &[("local", Ack::Local), ("majority", Ack::Majority), ("all", Ack::All)]);
         let forward = self.choice("forward", &[("proxy", Forward::Proxy), ("redirect", Forward::Redirect)]);
         let admit = self.choice("admit", &[("auto", true), ("manual", false)]);
@@ -371,8 +374,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Closed by default: nothing listens beyond loopback without a token, and
-    /// no peer is believed without a secret or a certificate.
+    /// Closed by default: no peer is believed without a secret or a certificate.
     fn check_closed(&mut self, config: &Config) {
         let peers = config.core.seats.len() > 1;
         if peers && config.cluster_secrets.is_empty() && config.tls.is_none() {
@@ -382,10 +384,14 @@ impl Reader<'_> {
                 "set the same secret on every node, BASE_CLUSTER_SECRET or BASE_CLUSTER_SECRET_FILE, or have them show certificates: BASE_TLS_CERT, BASE_TLS_KEY, BASE_TLS_CA",
             );
         }
-        if !is_loopback(&config.http) && config.token.is_none() {
+    }
+
+    /// Without a token: looked at first, for it is what matters most.
+    fn check_open(&mut self, http: &str) {
+        if !is_loopback(http) {
             self.fault(
                 "token",
-                format!("the node would listen beyond loopback ({}) and let anybody read and write", config.http),
+                format!("the node would listen beyond loopback ({http}) and let anybody read and write"),
                 "set BASE_TOKEN or BASE_TOKEN_FILE, or listen on 127.0.0.1",
             );
         }

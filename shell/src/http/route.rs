@@ -275,7 +275,11 @@ async fn database<E: Env>(conn: &Conn<E>, request: Request<Incoming>) -> Answer 
     let path = request.uri().path().strip_prefix("/databases/").unwrap_or_default();
     let (id, below) = path.split_once('/').map_or((path, None), |(id, below)| (id, Some(below)));
     if id != DATABASE {
-        return Err(ApiError::new(404, "unknown_database", format!("there is one database, {DATABASE}, and not {id:?}")));
+        return Err(ApiError::new(
+            404,
+            "unknown_database",
+            format!("there is one database, {DATABASE}, and not {id:?}"),
+        ));
     }
     match (below, request.method()) {
         (None, &Method::POST) => query::answer(conn, request).await,

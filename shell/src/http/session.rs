@@ -116,7 +116,8 @@ impl TokenCache {
         let token = Token { cluster, lineage, term, positions };
         // One stream always fits.
         let text = conn.app.http.tokens.seal(&token).ok()?;
-        let cookie = format!("{COOKIE}={text}; Path=/; Max-Age=300; HttpOnly; SameSite=Lax");
+        let secure = if conn.app.config.tls.is_some() { "; Secure" } else { "" };
+        let cookie = format!("{COOKIE}={text}; Path=/; Max-Age=300; HttpOnly; SameSite=Lax{secure}");
         let (header, cookie) = (HeaderValue::try_from(text).ok()?, HeaderValue::try_from(cookie).ok()?);
         Some(Self { cluster, lineage, term, seq, header, cookie })
     }

@@ -65,6 +65,32 @@ impl DataDir {
         File::open(&self.path).and_then(|d| d.sync_all()).map_err(|e| unwritable(&self.path, &e))
     }
 
+    /// Renames what there is of a database, its write-ahead log included, for
+    /// the operator; says what the files are called now. `mark` is the moment
+    /// in milliseconds.
+    ///
+    /// # Errors
+    /// `data_dir_unwritable`.
+    pub(super) fn set_aside(&self, stem: &str, mark: u64) -> Result<Vec<String>, ApiError> {
+        let mut moved = Vec::new();
+        for suffix in ["", "-wal", "-shm", "-journal"] {
+            let from = self.join(&format!("{stem}{suffix}"));
+            let mut to = self.join(&format!("{stem}.damaged-{mark}{suffix}"));
+            let mut n = 0;
+            while to.exists() {
+                n += 1;
+                to = self.join(&format!("{stem}.damaged-{mark}.{n}{suffix}"));
+            }
+            match fs::rename(&from, &to) {
+                Ok(()) => moved.push(to.display().to_string()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(self.unwritable(&error)),
+            }
+        }
+        self.sync()?;
+        Ok(moved)
+    }
+
     /// The error for something in it that could not be read or written.
     pub(super) fn unwritable(&self, error: &io::Error) -> ApiError {
         unwritable(&self.path, error)

@@ -49,7 +49,7 @@ mod worker;
 mod tests;
 
 pub use orphans::Orphan;
-pub use recover::{OpenedLog, RefoundSummary, open};
+pub use recover::{OpenedLog, RefoundSummary, Replacement, open};
 pub use worker::LogWorker;
 
 use crate::error::ApiError;

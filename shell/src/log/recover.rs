@@ -60,6 +60,15 @@ pub struct RefoundSummary {
     pub left_behind: Vec<Member>,
 }
 
+/// From where a lost `data.db` can be had again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replacement {
+    /// This node's own log holds everything since the beginning.
+    Log,
+    /// Other members hold copies.
+    Members,
+}
+
 /// How much of the newest log is read back whole at the start.
 const VERIFY_BYTES: u64 = 16 << 20;
 
@@ -155,6 +164,37 @@ impl<E: Env> OpenedLog<E> {
     /// The log's counters, shared with the worker.
     pub fn stats(&self) -> Arc<LogStats> {
         self.stats.clone()
+    }
+
+    /// From where `data.db` can be had again if it is lost; `None` if from
+    /// nowhere, and it must not be replaced. What was committed is not at
+    /// stake: it is in the log of a majority.
+    ///
+    /// # Errors
+    /// `log_failed`, `log_damaged`.
+    pub fn replacement(&self, own: &NodeId) -> Result<Option<Replacement>, ApiError> {
+        let (base, end) = (self.entries.base(), self.entries.end());
+        if self.amnesia()? || end == Position::START {
+            return Ok(None);
+        }
+        if base == Position::START {
+            return Ok(Some(Replacement::Log));
+        }
+        let known = match self.entries.configs_after(Seq(0))?.pop() {
+            Some(newest) => Some(newest),
+            None => self.entries.base_membership()?,
+        };
+        let Some((seq, bytes)) = known else { return Ok(None) };
+        let others = decode(seq, bytes)?.members.into_iter().any(|m| m.id() != Some(own) && m.role != Role::Witness);
+        Ok(others.then_some(Replacement::Members))
+    }
+
+    /// Puts a `data.db` that can't be used out of the way.
+    ///
+    /// # Errors
+    /// `data_dir_unwritable`.
+    pub fn set_data_aside(&self) -> Result<Vec<String>, ApiError> {
+        self.dir.set_aside("data.db", self.env.now().wall.0)
     }
 
     /// Holds the log against what `data.db` contains, completes an interrupted
@@ -415,23 +455,7 @@ fn create<E: Env>(dir: &DataDir, env: &E, amnesia_of: Option<Incarnation>) -> Re
 
 /// Renames what there is of `log.db`, for the operator.
 fn set_aside<E: Env>(dir: &DataDir, env: &E, what: &str) -> Result<(), ApiError> {
-    let mark = env.now().wall.0;
-    let mut moved = Vec::new();
-    for suffix in ["", "-wal", "-shm", "-journal"] {
-        let from = dir.join(&format!("log.db{suffix}"));
-        let mut to = dir.join(&format!("log.db.damaged-{mark}{suffix}"));
-        let mut n = 0;
-        while to.exists() {
-            n += 1;
-            to = dir.join(&format!("log.db.damaged-{mark}.{n}{suffix}"));
-        }
-        match std::fs::rename(&from, &to) {
-            Ok(()) => moved.push(to.display().to_string()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(dir.unwritable(&error)),
-        }
-    }
-    dir.sync()?;
+    let moved = dir.set_aside("log.db", env.now().wall.0)?;
     tracing::error!(what, set_aside = ?moved, "the log is damaged: this node takes a new incarnation and learns again");
     Ok(())
 }

@@ -194,6 +194,12 @@ impl<E: Env> LogWorker<E> {
                 let done = self.finish_install(position, &membership);
                 let _ = reply.send(done);
             }
+            LogJob::ForgetInstall => {
+                // What stays would only be looked at, and dropped, by a start.
+                if let Err(error) = self.write(|log| log.set_meta(Meta::InstallIntent, None)) {
+                    tracing::warn!(%error, "the intent to install a snapshot could not be taken back");
+                }
+            }
             LogJob::Tick => {}
             LogJob::Orphans { after, bytes_max, reply } => {
                 let listed = self

@@ -10,8 +10,10 @@ use crate::app::NodeHandle;
 use crate::bus::direct::DirectBus;
 use crate::bus::handshake::{Purpose, Session};
 use crate::driver::{FetchOrder, installed_input};
+use crate::env::real::panic_text;
 use crate::env::{Env, WorkerHandle};
 use crate::error::ApiError;
+use crate::store::UNFINISHED;
 use crate::store::backup::TempFile;
 use base_ha_core::ids::{ClusterId, Hash};
 use base_ha_core::io::Input;
@@ -86,8 +88,21 @@ pub(super) enum Failure {
 }
 
 impl<E: Env> Fetcher<E> {
-    /// Carries out one order; its end reaches the node loop.
+    /// Carries out one order; its end reaches the node loop, a panic's too: how
+    /// far an install got is then known to the disk only, and a loop that waits
+    /// for an end that never comes would never fetch again.
     pub async fn run(self: Arc<Self>, order: FetchOrder) {
+        let node = self.node.clone();
+        if let Err(error) = tokio::spawn(self.carry_out(order)).await
+            && error.is_panic()
+        {
+            let panic = error.into_panic();
+            // If the loop has ended, so does the process.
+            let _ = node.tell(NodeEvent::Fatal(format!("fetching a snapshot panicked: {}", panic_text(&*panic))));
+        }
+    }
+
+    async fn carry_out(self: Arc<Self>, order: FetchOrder) {
         let event = match self.fetch_and_install(&order).await {
             Ok(input) => {
                 self.failures.store(0, Ordering::Relaxed);
@@ -148,7 +163,17 @@ impl<E: Env> Fetcher<E> {
         let (reply, installed) = oneshot::channel();
         let job = StoreJob::Install { file: file.path().to_owned(), reply };
         store.send(job).map_err(|_| Failure::Harmless("the store worker has ended".to_owned()))?;
-        let installed = flatten(installed.await.map_err(gone)?).map_err(Failure::Harmless)?;
+        let installed = match installed.await.map_err(gone)? {
+            Ok(installed) => installed,
+            Err(error) if error.code == UNFINISHED => return Err(Failure::Fatal(error.to_string())),
+            Err(error) => {
+                // The intent must not outlive what it was for: a later start
+                // would take it for an install that a crash interrupted. If the
+                // log worker has ended, so does the process.
+                let _ = self.log.send(LogJob::ForgetInstall);
+                return Err(Failure::Harmless(error.to_string()));
+            }
+        };
         // The store has moved it.
         file.into_path();
         if installed.position != header.position {

@@ -5,7 +5,7 @@ use super::fetch::{Failure, Fetcher, Readers, receive_file};
 use super::record::{self, Kind};
 use super::serve::{Server, Source};
 use super::{BLOCK, Header};
-use crate::api::{Installed, LogJob, StoreJob};
+use crate::api::{Installed, LogJob, NodeEvent, StoreJob};
 use crate::app::NodeHandle;
 use crate::bus::auth::Keyring;
 use crate::bus::direct::DirectBus;
@@ -13,6 +13,7 @@ use crate::bus::handshake::{Identity, Purpose, Session, accept, connect};
 use crate::bus::tests::no_view;
 use crate::config::{Config, Secret};
 use crate::driver::{FetchOrder, PauseApply};
+use crate::env::Env;
 use crate::env::real::RealEnv;
 use crate::env::{Work as _, WorkerHandle};
 use crate::error::ApiError;
@@ -321,6 +322,7 @@ async fn installed(
                 told.lock().expect("fine").push("finish");
                 let _ = reply.send(answers.1.take().expect("once"));
             }
+            LogJob::ForgetInstall => told.lock().expect("fine").push("forget"),
             other => return Err(other),
         }
         Ok(())
@@ -378,8 +380,78 @@ async fn a_snapshot_that_cannot_be_installed_leaves_no_file() {
     assert_eq!(order, ["begin"]);
     assert!(matches!(result, Err(Failure::Harmless(_))) && !left);
     let (order, result, left) = installed(Ok(()), Err(error()), Ok(true)).await;
-    assert_eq!(order, ["begin", "close", "install", "open"]);
+    assert_eq!(order, ["begin", "close", "install", "forget", "open"]);
     assert!(matches!(result, Err(Failure::Harmless(_))) && !left);
+    // Whether the file was replaced can't be told: what was noted stays.
+    let unfinished = ApiError::new(500, crate::store::UNFINISHED, "fsync failed");
+    let (order, result, _) = installed(Ok(()), Err(unfinished), Ok(true)).await;
+    assert_eq!(order, ["begin", "close", "install", "open"]);
+    assert!(matches!(result, Err(Failure::Fatal(_))));
+}
+
+/// The loop waits for an end of every fetch: it gets one of a panic, too.
+#[tokio::test]
+async fn a_panic_while_fetching_ends_the_node() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (sender, mut inbox) = mpsc::unbounded_channel();
+    let node = NodeHandle::new(sender);
+    let url = Url::new("http://127.0.0.1:1");
+    let config =
+        Config::new(NodeId::new("n").expect("legal"), url.clone(), Vec::new(), String::new(), dir.path().into());
+    let fetcher = Arc::new(Fetcher {
+        env: Panics,
+        dir: dir.path().to_owned(),
+        bus: DirectBus::new(Dialler::new(Panics, None), &config, node.clone(), Arc::default(), no_view()),
+        log: WorkerHandle::new(Err),
+        data: None,
+        node,
+        failures: AtomicU32::new(0),
+    });
+    let order = FetchOrder { from: url, at_least: AT, reseed: false, pause: PauseApply::obliging().0 };
+    fetcher.run(order).await;
+    let told = inbox.recv().await.expect("an end");
+    assert!(matches!(told, NodeEvent::Fatal(reason) if reason.contains("no connection for a panic")));
+}
+
+/// The real world, but for a bug in its network.
+#[derive(Clone, Copy)]
+struct Panics;
+
+impl Env for Panics {
+    type Stream = tokio::net::TcpStream;
+    type Listener = tokio::net::TcpListener;
+
+    fn now(&self) -> base_ha_core::time::Now {
+        RealEnv.now()
+    }
+
+    fn entropy(&self, out: &mut [u8]) {
+        RealEnv.entropy(out);
+    }
+
+    async fn bind(&self, address: &str) -> std::io::Result<Self::Listener> {
+        RealEnv.bind(address).await
+    }
+
+    fn local_address(&self, listener: &Self::Listener) -> std::io::Result<std::net::SocketAddr> {
+        RealEnv.local_address(listener)
+    }
+
+    async fn accept(&self, listener: &mut Self::Listener) -> std::io::Result<(Self::Stream, std::net::SocketAddr)> {
+        RealEnv.accept(listener).await
+    }
+
+    async fn connect(&self, _: &str) -> std::io::Result<Self::Stream> {
+        panic!("no connection for a panic")
+    }
+
+    fn worker<J: Send + 'static, W: crate::env::Work<J>>(&self, name: &'static str, work: W) -> WorkerHandle<J> {
+        RealEnv.worker(name, work)
+    }
+
+    async fn blocking<R: Send + 'static>(&self, call: impl FnOnce() -> R + Send + 'static) -> R {
+        RealEnv.blocking(call).await
+    }
 }
 
 #[tokio::test]

@@ -136,6 +136,10 @@ pub(crate) fn verify(file: &Path) -> Result<Installed, ApiError> {
     Ok(Installed { position: state.position, membership, content: stored })
 }
 
+/// The code of an install that may or may not have replaced `data.db`: only a
+/// start can tell. After every other error the file is as it was.
+pub(crate) const UNFINISHED: &str = "install_unfinished";
+
 fn beside(file: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(file.as_os_str());
     name.push(suffix);
@@ -183,14 +187,19 @@ impl Inner {
         let Some(ctx) = ctx else {
             return Err(ApiError::new(503, "stopping", "This node is stopping."));
         };
+        let dir = path.parent().unwrap_or(Path::new("."));
         let moved = (|| {
             remove(&beside(&path, "-wal"))?;
             remove(&beside(&path, "-shm"))?;
-            let dir = path.parent().unwrap_or(Path::new("."));
             sync(dir)?;
-            fs::rename(file, &path).map_err(|e| io_error("move", file, &e))?;
-            sync(dir)
+            fs::rename(file, &path).map_err(|e| io_error("move", file, &e))
         })();
+        if let (Ok(()), Err(error)) = (&moved, sync(dir)) {
+            // Which of the two files a power cut would leave can't be told, and
+            // an fsync that failed is not tried again.
+            (self.out)(NodeEvent::Fatal(format!("the directory of data.db could not be fsynced: {error}")));
+            return Err(ApiError { code: UNFINISHED, ..error });
+        }
         let reopened = Engine::open(&path, ctx);
         match (moved, reopened) {
             (Ok(()), Ok(engine)) => {
@@ -210,7 +219,7 @@ impl Inner {
             (_, Err(error)) => {
                 // Without a file there is nothing this process can do.
                 (self.out)(NodeEvent::Fatal(format!("data.db cannot be opened after an install: {error}")));
-                Err(error)
+                Err(ApiError { code: UNFINISHED, ..error })
             }
         }
     }

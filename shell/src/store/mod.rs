@@ -42,6 +42,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use install::UNFINISHED;
 pub use install::recount;
 pub(crate) use install::verify;
 pub use open::{FORMAT, data_file, read_position};

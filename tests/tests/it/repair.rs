@@ -130,20 +130,86 @@ fn a_data_directory_of_a_newer_version_is_refused() {
     cluster[0].sql("SELECT n FROM t");
 }
 
-/// A damaged file is never served from: the node is repaired from the others,
-/// or refuses to start with the reason.
+/// A damaged data.db is never served from: the node makes it anew from its log,
+/// by itself.
 #[test]
 fn a_corrupt_data_db_is_noticed() {
-    damaged("data.db");
+    assert!(!damaged("data.db"), "it was refused");
 }
 
-/// As above, for the log.
+/// As above, for the log: the node is repaired from the others, or refuses to
+/// start with the reason.
 #[test]
 fn a_corrupt_log_db_is_noticed() {
     damaged("log.db");
 }
 
-fn damaged(file: &str) {
+/// A damaged data.db whose beginnings no log holds is seeded anew by another
+/// member's; log and hard state stay, so that the node goes on voting.
+#[test]
+fn a_corrupt_data_db_is_seeded_anew() {
+    let mut cluster = Cluster::started(3);
+    cluster[0].sql("CREATE TABLE t(n INTEGER PRIMARY KEY, x BLOB)");
+    cluster[0].sql("INSERT INTO t VALUES(1, randomblob(100000))");
+    // A new disk: its log begins where the copy ends that it was given.
+    cluster[2].kill();
+    cluster[2].wipe();
+    cluster.start(2);
+    cluster[2].wait_ready();
+    cluster[0].sql("INSERT INTO t VALUES(2, randomblob(1000))");
+    let rows = cluster.converged("SELECT count(*), sum(length(x)) FROM t");
+    cluster[2].stop();
+    scribble(&cluster[2].dir.join("data.db"));
+    let seen = cluster[2].log_text().len();
+    cluster.start(2);
+    cluster[2].wait_ready();
+    assert_eq!(cluster.converged("SELECT count(*), sum(length(x)) FROM t"), rows);
+    let said = cluster[2].log_text()[seen..].to_owned();
+    assert!(said.contains("data.db is damaged: it is made anew") && said.contains("another member"), "{said}");
+    assert!(said.contains("snapshot installed") && !said.contains("takes a new incarnation"), "{said}");
+    let aside = fs::read_dir(&cluster[2].dir).expect("a directory").flatten();
+    assert!(aside.into_iter().any(|file| file.file_name().to_string_lossy().starts_with("data.db.damaged-")));
+}
+
+/// A node alone has its log, as long as that goes back to the beginning; then
+/// there is nothing to make a lost data.db from, and that is said.
+#[test]
+fn a_node_alone_makes_its_data_from_its_log_or_refuses() {
+    let mut cluster = Cluster::new(1);
+    cluster.set("BASE_LOG_MAX_BYTES", "1MiB");
+    cluster.start_all();
+    cluster[0].sql("CREATE TABLE t(n INTEGER PRIMARY KEY, x BLOB)");
+    cluster[0].sql("INSERT INTO t VALUES(0, randomblob(100000))");
+    cluster[0].stop();
+    scribble(&cluster[0].dir.join("data.db"));
+    cluster.start(0);
+    cluster[0].wait_ready();
+    assert_eq!(cluster.converged("SELECT count(*), sum(length(x)) FROM t"), json!([[1, 100_000]]));
+
+    // So much that data.db is checkpointed and the log cut.
+    for n in 1..=8 {
+        cluster[0].sql(&format!("INSERT INTO t VALUES({n}, randomblob(3000000))"));
+    }
+    eventually("the log is cut", || {
+        let text = cluster[0].client().get("/metrics").map_err(|error| error.to_string())?.text();
+        let first = text.lines().find_map(|line| line.strip_prefix("base_ha_log_first ")).unwrap_or("1");
+        holds(first != "1", first)
+    });
+    cluster[0].stop();
+    scribble(&cluster[0].dir.join("data.db"));
+    let before = fs::read(cluster[0].dir.join("data.db")).expect("a file");
+    assert!(!cluster[0].start_to_end().success());
+    let said = cluster[0].log_text();
+    assert!(said.contains("data_corrupt") && said.contains("restore a backup"), "{}", cluster[0].log_tail(5));
+    assert!(fs::read(cluster[0].dir.join("data.db")).expect("a file") == before, "nothing was changed");
+    // Nor is a lost one replaced by an empty one that says nothing.
+    fs::remove_file(cluster[0].dir.join("data.db")).expect("a file");
+    assert!(!cluster[0].start_to_end().success());
+    assert!(cluster[0].log_text().contains("what lies between is nowhere"), "{}", cluster[0].log_tail(5));
+}
+
+/// Damages a file of a follower; whether it then refused to start.
+fn damaged(file: &str) -> bool {
     let mut cluster = Cluster::started(3);
     cluster[0].sql("CREATE TABLE t(n INTEGER PRIMARY KEY, x BLOB)");
     cluster[0].sql(
@@ -173,6 +239,7 @@ fn damaged(file: &str) {
         cluster[2].wait_ready();
     }
     assert_eq!(cluster.converged("SELECT count(*), sum(n) FROM t"), rows);
+    refused
 }
 
 /// Overwrites every page but the first few with noise.

@@ -160,6 +160,7 @@ fn the_commands_speak_tls() {
 #[test]
 fn certificates_are_exchanged_while_a_node_runs() {
     let mut tls = TlsCluster::new(1);
+    let stranger = Ca::new(tls.dir(), "stranger");
     let soon = tls.ca.sign("node-1", &["127.0.0.1"], Some(Duration::from_secs(5 * 24 * 3_600)));
     let cluster = &mut tls.cluster;
     cluster[0].use_certificate(&soon);
@@ -173,7 +174,6 @@ fn certificates_are_exchanged_while_a_node_runs() {
     };
     let first = expires();
 
-    let stranger = Ca::new(tls.dir(), "stranger");
     let _unfit = stranger.sign("node-1", &["127.0.0.1"], LONG);
     cluster[0].hang_up();
     eventually("it says that the new one is not fit", || {
@@ -192,7 +192,7 @@ fn certificates_are_exchanged_while_a_node_runs() {
 fn unfit_files_are_refused_at_the_start() {
     let home = tempfile::tempdir().expect("a directory");
     let ca = Ca::new(home.path(), "ca");
-    let mut start = |name: &str, hosts: &[&str], valid: Option<Duration>| {
+    let start = |name: &str, hosts: &[&str], valid: Option<Duration>| {
         let mut node = Node::new(name, free_port(), home.path().join(name));
         node.use_certificate(&ca.sign(name, hosts, valid));
         node.set("BASE_TLS_CA", &ca.file().display().to_string());
@@ -203,6 +203,27 @@ fn unfit_files_are_refused_at_the_start() {
     assert!(said.contains("BASE_TLS_CERT") && said.contains("expired on"), "{said}");
     let said = start("elsewhere", &["example.org"], LONG);
     assert!(said.contains("is not made for 127.0.0.1, where peers reach this node"), "{said}");
+}
+
+/// A cluster that was founded in clear goes on over TLS: stopped, and started
+/// with it.
+#[test]
+fn a_cluster_moves_to_tls() {
+    let mut tls = TlsCluster::plain(3);
+    tls.cluster.start_all();
+    tls.cluster[0].sql("CREATE TABLE t(n)");
+    for n in 0..3 {
+        tls.cluster[n].stop();
+    }
+    tls.encrypt();
+    let cluster = &mut tls.cluster;
+    cluster.start_all();
+    cluster[1].sql("INSERT INTO t VALUES(1)");
+    eventually("the members' URLs follow", || {
+        let view = cluster[2].status()?;
+        holds(view.members.iter().all(|member| member.url.starts_with("https://")), format!("{:?}", view.members))
+    });
+    assert_eq!(cluster.converged("SELECT n FROM t"), json!([[1]]));
 }
 
 /// Certificates and the secret together: both are demanded.

@@ -161,6 +161,10 @@ fn nothing_starts_open() {
     );
     refused(&[("BASE_HTTP", "192.0.2.1:8090")], &["--token / BASE_TOKEN", "beyond loopback"]);
     refused(&[("BASE_HTTP", "example.org:8090")], &["beyond loopback"]);
+    // What would leave it open comes first, whatever else is missing.
+    let text = settle_env(&[("BASE_HTTP", "0.0.0.0:8090")]).expect_err("open");
+    let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what} is missing in {text}"));
+    assert!(at("beyond loopback") < at("BASE_LOCAL_TARGET"), "{text}");
     refused(
         &[("BASE_HTTP", "0.0.0.0:8090"), ("BASE_TOKEN", SECRET)],
         &["BASE_LOCAL_TARGET", "its own URL can't be known"],

@@ -11,6 +11,51 @@ fn finish(log: &mut Log, position: Position) -> Result<bool, ApiError> {
     log.ask(|reply| LogJob::FinishInstall { position, membership: membership(3), reply })
 }
 
+/// An install that failed and changed nothing leaves no intent: much later the
+/// node may come to be at that very position, by another way.
+#[test]
+fn an_intent_is_forgotten_with_its_install() {
+    let env = Still::new();
+    let dir = tempfile::tempdir().expect("temp dir");
+    let own = chain(Position::START, 1, 20);
+    let ahead = chain(own[4].position(), 2, 100);
+    let (mut log, _) = Log::start(&env, dir.path(), Position::START);
+    log.append(None, &own);
+    begin(&mut log, ends(&ahead));
+    let noted = log.crash_copy();
+    log.run([LogJob::ForgetInstall]);
+    let forgotten = log.crash_copy();
+    // As if `data.db` had been replaced: only with the intent is that no amnesia.
+    let membership = Some((ends(&ahead).seq, membership(3)));
+    let amnesia = |copy: &Path| {
+        let (mut log, _) = opened(&env, copy).expect("opens");
+        log.recovered(ends(&ahead), ContentHash(1), membership.clone()).expect("recovers").amnesia
+    };
+    assert!(!amnesia(noted.path()));
+    assert!(amnesia(forgotten.path()));
+}
+
+/// Where a lost data.db comes from.
+#[test]
+fn what_is_lost_is_had_again_from_the_log_or_from_members() {
+    use crate::log::Replacement;
+    let env = Still::new();
+    let dir = tempfile::tempdir().expect("temp dir");
+    let me = NodeId::new("node-1").expect("legal");
+    let from = |dir: &Path| opened(&env, dir).expect("opens").0.replacement(&me).expect("readable");
+    let own = chain(Position::START, 1, 20);
+    let (mut log, _) = Log::start(&env, dir.path(), Position::START);
+    assert_eq!(from(log.crash_copy().path()), None, "nothing was ever written");
+    log.append(None, &own);
+    assert_eq!(from(log.crash_copy().path()), Some(Replacement::Log));
+    let later = chain(ends(&own), 2, 30);
+    begin(&mut log, ends(&later));
+    finish(&mut log, ends(&later)).expect("finished");
+    let members = membership(3).members;
+    assert!(members.iter().any(|m| m.id() != Some(&me)), "{members:?}");
+    assert_eq!(from(log.crash_copy().path()), Some(Replacement::Members));
+}
+
 #[test]
 fn snapshot_install_crash_points() {
     let env = Still::new();

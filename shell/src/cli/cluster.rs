@@ -30,7 +30,9 @@ pub(super) enum Order {
     Members,
     /// Add a member; it is a learner until it has caught up
     Add {
-        /// Where the new node is reached, http://host:port
+        /// Where the new node is reached, http://host:port or https://host:port
+        // An id of its own: `url` is the flag that names the node to talk to.
+        #[arg(id = "member_url", value_name = "URL")]
         url: String,
         /// What it is to become once it has caught up
         #[arg(long = "as", value_enum, default_value = "voter")]
@@ -44,6 +46,7 @@ pub(super) enum Order {
     /// Make a learner a voter once it has caught up
     Promote {
         /// Its URL
+        #[arg(id = "member_url", value_name = "URL")]
         url: String,
     },
     /// Hand the writer's part to another node; nothing is refused meanwhile
@@ -59,6 +62,7 @@ pub(super) enum Order {
         /// The member's name
         member: String,
         /// Where it is now
+        #[arg(id = "member_url", value_name = "URL")]
         url: String,
     },
 }

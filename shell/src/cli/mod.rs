@@ -196,6 +196,19 @@ mod tests {
         let flag = |name: &str| args.flags.iter().find(|(n, _)| *n == name).map(|(_, text)| text.as_str());
         assert_eq!((flag("http"), flag("witness"), flag("admit")), (Some("127.0.0.1:1"), Some("true"), Some("manual")));
         assert_eq!(flag("lease"), None);
+        // The URL that an order is about is not that of the node that is told.
+        for order in [&["add", "http://new:1"][..], &["promote", "http://new:1"], &["set-url", "b", "http://new:1"]] {
+            let words = ["base-ha", "cluster"].iter().chain(order).chain(&["--url", "http://old:1"]);
+            let Ok(Cli { command: Command::Cluster(args) }) = Cli::try_parse_from(words) else {
+                panic!("{order:?} is legal");
+            };
+            assert_eq!(args.target.url, "http://old:1");
+            assert!(matches!(
+                args.order,
+                cluster::Order::Add { url, .. } | cluster::Order::Promote { url } | cluster::Order::SetUrl { url, .. }
+                    if url == "http://new:1"
+            ));
+        }
         assert!(Cli::try_parse_from(["base-ha", "serve", "--no-such-flag"]).is_err());
     }
 }

@@ -148,15 +148,11 @@ fn a_corrupt_log_db_is_noticed() {
 /// member's; log and hard state stay, so that the node goes on voting.
 #[test]
 fn a_corrupt_data_db_is_seeded_anew() {
-    let mut cluster = Cluster::started(3);
+    let mut cluster = Cluster::new(3);
+    cluster.set("BASE_LOG_MAX_BYTES", "1MiB");
+    cluster.start_all();
     cluster[0].sql("CREATE TABLE t(n INTEGER PRIMARY KEY, x BLOB)");
-    cluster[0].sql("INSERT INTO t VALUES(1, randomblob(100000))");
-    // A new disk: its log begins where the copy ends that it was given.
-    cluster[2].kill();
-    cluster[2].wipe();
-    cluster.start(2);
-    cluster[2].wait_ready();
-    cluster[0].sql("INSERT INTO t VALUES(2, randomblob(1000))");
+    fill_until_cut(&cluster, 2);
     let rows = cluster.converged("SELECT count(*), sum(length(x)) FROM t");
     cluster[2].stop();
     scribble(&cluster[2].dir.join("data.db"));
@@ -186,15 +182,7 @@ fn a_node_alone_makes_its_data_from_its_log_or_refuses() {
     cluster[0].wait_ready();
     assert_eq!(cluster.converged("SELECT count(*), sum(length(x)) FROM t"), json!([[1, 100_000]]));
 
-    // So much that data.db is checkpointed and the log cut.
-    for n in 1..=8 {
-        cluster[0].sql(&format!("INSERT INTO t VALUES({n}, randomblob(3000000))"));
-    }
-    eventually("the log is cut", || {
-        let text = cluster[0].client().get("/metrics").map_err(|error| error.to_string())?.text();
-        let first = text.lines().find_map(|line| line.strip_prefix("base_ha_log_first ")).unwrap_or("1");
-        holds(first != "1", first)
-    });
+    fill_until_cut(&cluster, 0);
     cluster[0].stop();
     scribble(&cluster[0].dir.join("data.db"));
     let before = fs::read(cluster[0].dir.join("data.db")).expect("a file");
@@ -206,6 +194,18 @@ fn a_node_alone_makes_its_data_from_its_log_or_refuses() {
     fs::remove_file(cluster[0].dir.join("data.db")).expect("a file");
     assert!(!cluster[0].start_to_end().success());
     assert!(cluster[0].log_text().contains("what lies between is nowhere"), "{}", cluster[0].log_tail(5));
+}
+
+/// Writes so much that a node's data.db is checkpointed and its log cut.
+fn fill_until_cut(cluster: &Cluster, n: usize) {
+    for row in 1..=8 {
+        cluster[0].sql(&format!("INSERT INTO t VALUES({row}, randomblob(3000000))"));
+    }
+    eventually("the log is cut", || {
+        let text = cluster[n].client().get("/metrics").map_err(|error| error.to_string())?.text();
+        let first = text.lines().find_map(|line| line.strip_prefix("base_ha_log_first ")).unwrap_or("1");
+        holds(first != "1", first)
+    });
 }
 
 /// Damages a file of a follower; whether it then refused to start.

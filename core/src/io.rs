@@ -727,7 +727,7 @@ impl fmt::Display for Unfit {
                 write!(f, "its seats belong to another cluster, {cluster}")
             }
             Self::SeatsDiffer => f.write_str("the seats were given different lists of peers"),
-            Self::NotAMember => f.write_str("it is not a member of the cluster"),
+            Self::NotAMember => f.write_str("it is not a member of the cluster: `base-ha cluster add` makes it one"),
         }
     }
 }

@@ -521,7 +521,12 @@ impl<E: Env, B: Bus> Driver<E, B> {
             term = pin.term.0,
             writer = pin.writer.as_ref().map(|(id, _)| id.as_str()),
             writable = pin.writable,
-            "pin"
+            "{}",
+            match &pin.writer {
+                Some(_) if pin.writable => "this node may write",
+                Some(_) => "the writer is known",
+                None => "no writer is known",
+            }
         );
         if demoted && let Some(store) = &self.store {
             // Before the job: a group that runs ends, and the next thing that

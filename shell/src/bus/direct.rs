@@ -206,19 +206,20 @@ impl<E: Env> DirectBus<E> {
         let mut used = (peer.queue.pushed(), self.0.env.now().mono);
         loop {
             let started = self.0.env.now().mono;
-            let reason = match self.dial(&peer.url, PEER_PATH, Purpose::Frames).await {
+            let lost = match self.dial(&peer.url, PEER_PATH, Purpose::Frames).await {
                 Ok((stream, session)) => {
                     self.0.counters.connected.add(1);
                     tracing::info!(node = %self.0.id, peer = %session.peer.id, url = %peer.url, "connected to peer");
                     logged = None;
                     let ended = self.serve(stream, session, Route::Url(peer.url.clone()), &peer.queue).await;
-                    format!("connection ended: {ended}")
+                    (ended.to_string(), "the connection to a peer ended")
                 }
                 Err(reason) => {
                     self.0.counters.dial_failed.add(1);
-                    reason
+                    (reason, "a peer is not reached")
                 }
             };
+            let (reason, what) = lost;
             // Nothing older than this attempt is worth sending later.
             self.0.counters.stats.peer.frames_dropped.add(peer.queue.clear());
             if peer.queue.is_closed() {
@@ -227,7 +228,7 @@ impl<E: Env> DirectBus<E> {
             let now = self.0.env.now().mono;
             let repeated = logged.as_ref().is_some_and(|(r, at)| *r == reason && now.since(*at) < LOG_AGAIN);
             if !repeated {
-                tracing::warn!(node = %self.0.id, url = %peer.url, reason, "peer not reached");
+                tracing::warn!(node = %self.0.id, url = %peer.url, reason, "{what}");
                 logged = Some((reason, now));
             }
             let pushed = peer.queue.pushed();

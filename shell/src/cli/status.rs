@@ -86,6 +86,13 @@ impl NodeView {
         })
     }
 
+    /// The writer, if it was heard within the lease.
+    fn live_writer(&self) -> Option<&str> {
+        let writer = self.writer.as_deref()?;
+        let silent = |member: &MemberView| member.id.as_deref() == Some(writer) && !member.up;
+        (!self.members.iter().any(silent)).then_some(writer)
+    }
+
     /// Asks a node.
     ///
     /// # Errors
@@ -167,7 +174,8 @@ pub(super) fn run(client: &Client, raw: bool) -> ExitCode {
         let name = member.id.clone().unwrap_or_else(|| "(not heard yet)".into());
         rows.push(Row { name, url: member.url.clone(), view: asked });
     }
-    if rows.is_empty() {
+    // Before birth, or when it was removed, it is in no list; it was asked.
+    if !first.members.iter().any(|member| member.id.as_ref() == Some(&first.id)) {
         rows.push(Row { name: first.id.clone(), url: first.url.clone(), view: Ok(first.clone()) });
     }
     if raw {
@@ -179,7 +187,7 @@ pub(super) fn run(client: &Client, raw: bool) -> ExitCode {
             super::say(&line);
         }
     }
-    if first.writer.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if first.live_writer().is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn other(client: &Client, url: &str) -> Result<(NodeView, Value), String> {
@@ -199,13 +207,15 @@ fn summary(view: &NodeView) -> String {
     let voters = view.members.iter().filter(|m| m.role != "learner").count();
     let up = view.members.iter().filter(|m| m.role != "learner" && m.up).count();
     let quorum = voters / 2 + 1;
-    let writer = match &view.writer {
-        Some(writer) => format!("{writer} writes in term {}", view.term),
-        None => format!("NO WRITER in term {}", view.term),
+    let writer = match (view.live_writer(), &view.writer) {
+        (Some(writer), _) => format!("{writer} writes in term {}", view.term),
+        (None, Some(silent)) => format!("NO WRITER in term {}: {silent} was it, and is silent", view.term),
+        (None, None) => format!("NO WRITER in term {}", view.term),
     };
     let short = view.cluster.get(..8).unwrap_or(&view.cluster);
     let health = match up {
         _ if up < quorum => format!("NO QUORUM: {up} of {voters} voters are up, {quorum} are needed"),
+        _ if voters == 1 => "the only voter is up".to_owned(),
         _ if up == voters => format!("all {voters} voters are up"),
         _ => format!("{up} of {voters} voters are up, {} more may fail", up - quorum),
     };
@@ -247,6 +257,8 @@ mod tests {
     fn the_summary_says_who_writes_and_what_may_still_fail() {
         let mut v = view(9, 9);
         assert_eq!(summary(&v), "cluster 01234567: a writes in term 4; 2 of 3 voters are up, 0 more may fail");
+        v.writer = Some("c".into());
+        assert!(summary(&v).contains("NO WRITER in term 4: c was it, and is silent; 2 of 3"), "{}", summary(&v));
         v.members[1].up = false;
         v.writer = None;
         assert!(summary(&v).contains("NO WRITER") && summary(&v).contains("NO QUORUM"), "{}", summary(&v));

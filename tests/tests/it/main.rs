@@ -5,6 +5,7 @@ mod birth;
 mod command;
 mod failover;
 mod members;
+mod operations;
 mod repair;
 mod security;
 mod tls;

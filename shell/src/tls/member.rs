@@ -8,15 +8,18 @@
 //! | who says so | is let in if the certificate is made for |
 //! |---|---|
 //! | a member by its name | the host of that member's URL in the membership |
-//! | somebody else, at a member's or seat's host | that host |
+//! | somebody else, at a member's URL | the host of that URL |
 //! | anybody who also proves the cluster secret | the host of the URL that it says is its own |
+//!
+//! Before a node knows any membership, the seats of its settings stand for it.
+//! Members on one host can't be told apart by their certificates.
 //!
 //! The secret is what admits strangers and members that moved; where there is
 //! none, an administrator's order does (`cluster add`, `cluster set-url`).
 
 use super::host_of;
 use base_ha_core::ids::{NodeId, Url};
-use base_ha_core::member::Membership;
+use base_ha_core::member::{Member, Membership};
 use std::fmt;
 use std::sync::Arc;
 use tokio_rustls::rustls::client::verify_server_name;
@@ -53,17 +56,21 @@ impl Certificate {
 pub struct Known<'a> {
     /// The members, once there is a cluster.
     pub membership: Option<&'a Membership>,
-    /// The seats of the settings.
+    /// The seats of the settings, until then.
     pub seats: &'a [Url],
 }
 
 impl Known<'_> {
-    fn urls(&self) -> impl Iterator<Item = &Url> {
-        let members = self.membership.into_iter().flat_map(|membership| &membership.members);
-        members.map(|member| &member.url).chain(self.seats)
+    fn members(&self) -> &[Member] {
+        self.membership.map_or(&[], |membership| &membership.members)
     }
 
-    /// Whether a certificate is that of any member or seat.
+    fn urls(&self) -> impl Iterator<Item = &Url> {
+        let seats = if self.members().is_empty() { self.seats } else { &[] };
+        self.members().iter().map(|member| &member.url).chain(seats)
+    }
+
+    /// Whether a certificate is that of any member.
     pub fn has(&self, certificate: &Certificate) -> bool {
         self.urls().any(|url| certificate.is_for(url))
     }
@@ -80,8 +87,7 @@ impl Known<'_> {
         if secret {
             return Ok(());
         }
-        let mut members = self.membership.into_iter().flat_map(|membership| &membership.members);
-        if let Some(member) = members.find(|member| member.id() == Some(id)) {
+        if let Some(member) = self.members().iter().find(|member| member.id() == Some(id)) {
             if certificate.is_for(&member.url) {
                 return Ok(());
             }
@@ -93,6 +99,6 @@ impl Known<'_> {
         if self.urls().any(|known| certificate.is_for(known)) {
             return Ok(());
         }
-        Err(format!("{url} is neither a member's nor a seat's: add it first by base-ha cluster add {url}"))
+        Err(format!("no member is at the host of {url}: add it first by base-ha cluster add {url}"))
     }
 }

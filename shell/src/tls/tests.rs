@@ -192,12 +192,16 @@ fn a_certificate_speaks_for_its_own_member_only() {
     let admit =
         |host: &str, name: &str, url: &str, secret: bool| known.admit(&shown(host), &id(name), &Url::new(url), secret);
     assert_eq!(admit("host-a", "a", "https://host-a:1", false), Ok(()));
-    assert_eq!(admit("host-s", "s", "https://host-s:1", false), Ok(()), "a seat that was not heard yet");
+    assert_eq!(admit("host-b", "n", "https://host-b:1", false), Ok(()), "a new name at a member's place");
+    assert!(admit("host-s", "s", "https://host-s:1", false).is_err(), "a seat that is no member");
+    let unborn = Known { membership: None, seats: &seats };
+    assert_eq!(unborn.admit(&shown("host-s"), &id("s"), &seats[1], false), Ok(()));
+    assert!(unborn.has(&shown("host-s")) && !unborn.has(&shown("host-b")));
     let why = |result: Result<(), String>| result.expect_err("must be refused");
     assert!(why(admit("host-b", "a", "https://host-a:1", false)).contains("not made for that host"));
     assert!(why(admit("host-b", "a", "https://host-b:1", false)).contains("base-ha cluster set-url a"), "b poses as a");
     assert!(why(admit("host-x", "x", "https://host-x:1", false)).contains("base-ha cluster add"), "a stranger");
     assert_eq!(admit("host-x", "x", "https://host-x:1", true), Ok(()), "a stranger with the secret");
     assert!(why(admit("host-x", "a", "https://host-a:1", true)).contains("not made for that host"));
-    assert!(known.has(&shown("host-b")) && known.has(&shown("host-s")) && !known.has(&shown("host-x")));
+    assert!(known.has(&shown("host-b")) && !known.has(&shown("host-s")));
 }

@@ -198,8 +198,12 @@ fn a_node_alone_makes_its_data_from_its_log_or_refuses() {
 
 /// Writes so much that a node's data.db is checkpointed and its log cut.
 fn fill_until_cut(cluster: &Cluster, n: usize) {
-    for row in 1..=8 {
-        cluster[0].sql(&format!("INSERT INTO t VALUES({row}, randomblob(3000000))"));
+    for row in 1..=48 {
+        let body = json!({"sql": format!("INSERT OR REPLACE INTO t VALUES({row}, zeroblob(500000))")});
+        eventually("the cluster writes", || {
+            let answer = cluster[0].post(&body).map_err(|error| error.to_string())?;
+            holds(answer.status == 200, answer.text())
+        });
     }
     eventually("the log is cut", || {
         let text = cluster[n].client().get("/metrics").map_err(|error| error.to_string())?.text();

@@ -7,6 +7,7 @@
 use super::respond::{self, Answer, Body, date_time};
 use super::server::Conn;
 use crate::env::Env;
+use crate::env::files::{File, Mode, make_dirs};
 use crate::error::ApiError;
 use crate::store::backup::{Contents, Copied};
 use bytes::Bytes;
@@ -14,8 +15,7 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
 use serde_json::json;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -50,7 +50,8 @@ pub(crate) async fn download<E: Env>(conn: &Conn<E>, _: &Request<Incoming>) -> A
     let app = &conn.app;
     let (copy, permit) = make(conn, app.config.dir.join("tmp"), Contents::Users).await?;
     let path = copy.file.path().to_owned();
-    let file = app.env.blocking(move || File::open(path)).await.map_err(|error| disk(&error))?;
+    let files = app.env.files();
+    let file = app.env.blocking(move || files.open(&path, Mode::Read)).await.map_err(|error| disk(&error))?;
     let (position, bytes) = (copy.position, copy.bytes);
     let (send, pieces) = mpsc::channel(2);
     let env = app.env.clone();
@@ -69,22 +70,24 @@ pub(crate) async fn download<E: Env>(conn: &Conn<E>, _: &Request<Incoming>) -> A
 /// when nobody takes it any more.
 async fn send_file<E: Env>(
     env: E,
-    file: File,
+    file: Box<dyn File>,
     send: mpsc::Sender<io::Result<Bytes>>,
     copy: (Copied, OwnedSemaphorePermit),
 ) {
     let mut file = Some(file);
-    while let Some(mut open) = file.take() {
+    let mut sent = 0;
+    while let Some(open) = file.take() {
         let read = move || {
             let mut piece = vec![0; PIECE_BYTES];
-            let n = open.read(&mut piece)?;
+            let n = open.read_at(&mut piece, sent)?;
             piece.truncate(n);
             Ok((piece, open))
         };
-        let piece: io::Result<(Vec<u8>, File)> = env.blocking(read).await;
+        let piece: io::Result<(Vec<u8>, Box<dyn File>)> = env.blocking(read).await;
         match piece {
             Ok((piece, _)) if piece.is_empty() => break,
             Ok((piece, open)) => {
+                sent += piece.len() as u64;
                 if send.send(Ok(Bytes::from(piece))).await.is_err() {
                     break;
                 }
@@ -132,8 +135,8 @@ async fn make<E: Env>(
     let Ok(permit) = app.http.copies.clone().try_acquire_owned() else {
         return Err(ApiError::new(503, "overloaded", "two copies of the data are being made already").retry_after(5));
     };
-    let parent = dir.clone();
-    app.env.blocking(move || std::fs::create_dir_all(parent)).await.map_err(|error| disk(&error))?;
+    let (files, parent) = (app.env.files(), dir.clone());
+    app.env.blocking(move || make_dirs(&*files, &parent)).await.map_err(|error| disk(&error))?;
     Ok((app.sql.copy(dir, contents).await?, permit))
 }
 

@@ -10,6 +10,7 @@ use super::worker::{LogWorker, Out, decode_intent};
 use super::{LogError, LogLimits, LogStats, orphans};
 use crate::api::NodeEvent;
 use crate::env::Env;
+use crate::env::files::exists;
 use crate::error::ApiError;
 use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::hlc::HybridClock;
@@ -79,14 +80,14 @@ pub fn open<E: Env>(
     limits: LogLimits,
     out: impl Fn(NodeEvent) + Send + Sync + 'static,
 ) -> Result<OpenedLog<E>, ApiError> {
-    let dir = DataDir::open(dir)?;
+    let dir = DataDir::open(env.files(), dir)?;
     let (log_path, hard_path) = (dir.join("log.db"), dir.join("hard_state"));
     // A directory is made in the order FORMAT, log.db, hard_state: with a hard
     // state it is complete.
-    let fresh = !hard_path.exists();
-    let hard = if fresh { None } else { Some(HardStateFile::open(&hard_path)?) };
+    let fresh = !dir.holds("hard_state")?;
+    let hard = if fresh { None } else { Some(HardStateFile::open(dir.files(), &hard_path)?) };
     let known = hard.as_ref().map(|h| h.state().incarnation);
-    let mut opened = if log_path.exists() {
+    let mut opened = if dir.holds("log.db")? {
         Entries::open(&log_path)
     } else if known.is_none() {
         create(&dir, &env, None)
@@ -114,7 +115,7 @@ pub fn open<E: Env>(
         }
         None => {
             let state = HardState { incarnation: Incarnation(random(&env)), ..HardState::default() };
-            let hard = HardStateFile::create(&hard_path, state).map_err(|e| dir.unwritable(&e))?;
+            let hard = HardStateFile::create(dir.files(), &hard_path, state).map_err(|e| dir.unwritable(&e))?;
             dir.sync()?;
             hard
         }
@@ -386,14 +387,14 @@ impl<E: Env> OpenedLog<E> {
         // The old connection must be gone before its files are: closing it
         // checkpoints into them.
         let spare = self.dir.join("log.db.closing");
-        Entries::create(&spare, None)?;
+        Entries::create(self.dir.files(), &spare, None)?;
         let old = std::mem::replace(&mut self.entries, Entries::open(&spare)?);
         drop(old);
         set_aside(&self.dir, &self.env, what)?;
         let spare_log =
             std::mem::replace(&mut self.entries, create(&self.dir, &self.env, Some(self.hard.state().incarnation))?);
         drop(spare_log);
-        std::fs::remove_file(&spare).map_err(|e| self.dir.unwritable(&e))
+        self.dir.files().remove(&spare).map_err(|e| self.dir.unwritable(&e))
     }
 }
 
@@ -404,11 +405,11 @@ fn decode(seq: Seq, bytes: bytes::Bytes) -> Result<Membership, LogError> {
 
 fn create<E: Env>(dir: &DataDir, env: &E, amnesia_of: Option<Incarnation>) -> Result<Entries, LogError> {
     let path = dir.join("log.db");
-    if dir.join("log.db-wal").exists() {
+    if dir.holds("log.db-wal").map_err(|e| LogError::Failed(e.message))? {
         // SQLite would play a WAL that lost its database into the new one.
         set_aside(dir, env, "a WAL without its database").map_err(|e| LogError::Failed(e.message))?;
     }
-    Entries::create(&path, amnesia_of)?;
+    Entries::create(dir.files(), &path, amnesia_of)?;
     dir.sync().map_err(|e| LogError::Failed(e.message))?;
     Entries::open(&path)
 }
@@ -421,11 +422,11 @@ fn set_aside<E: Env>(dir: &DataDir, env: &E, what: &str) -> Result<(), ApiError>
         let from = dir.join(&format!("log.db{suffix}"));
         let mut to = dir.join(&format!("log.db.damaged-{mark}{suffix}"));
         let mut n = 0;
-        while to.exists() {
+        while exists(dir.files(), &to).map_err(|e| dir.unwritable(&e))? {
             n += 1;
             to = dir.join(&format!("log.db.damaged-{mark}.{n}{suffix}"));
         }
-        match std::fs::rename(&from, &to) {
+        match dir.files().rename(&from, &to) {
             Ok(()) => moved.push(to.display().to_string()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(dir.unwritable(&error)),

@@ -1,12 +1,14 @@
-//! The world: network, clocks, entropy, and where blocking work runs.
+//! The world: network, clocks, entropy, disks, and where blocking work runs.
 //!
 //! One of the two seams behind which the simulator stands (the other is
 //! `bus::Bus`). Nothing else in this crate opens a socket, reads a
-//! clock or draws a random number.
+//! clock, draws a random number, or touches a file that must survive a crash.
 
+pub mod files;
 pub mod real;
 
 use base_ha_core::time::Now;
+use files::Drive;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
@@ -27,6 +29,12 @@ pub trait Env: Clone + Send + Sync + 'static {
 
     /// Fills `out` with random bytes fit for secrets.
     fn entropy(&self, out: &mut [u8]);
+
+    /// The disk that the data directory is on. SQLite reaches the same one
+    /// through its default VFS.
+    fn files(&self) -> Drive {
+        files::real()
+    }
 
     /// Listens on `host:port`.
     fn bind(&self, address: &str) -> impl Future<Output = io::Result<Self::Listener>> + Send;

@@ -11,10 +11,12 @@
 //! | file | its noun |
 //! |---|---|
 //! | `starting` | what is answered before there is a node |
+//! | `disk` | what a start finds, opened and reconciled |
 //! | `data` | `data.db` as HTTP and peers see it, and its absence at a witness |
 //! | `peers` | the peers' connections, as HTTP hands them over |
 
 mod data;
+pub mod disk;
 mod peers;
 mod starting;
 
@@ -37,17 +39,16 @@ use crate::metrics::Stats;
 use crate::snapshot::fetch::{Fetcher, Readers};
 use crate::snapshot::serve::Server;
 use crate::store;
-use crate::store::backup;
 use crate::store::read::Reads;
 use crate::tls::{self, Dialler, Tls};
-use crate::token;
-use base_ha_core::ids::{BootNonce, ContentHash};
-use base_ha_core::io::{Boot, Recovered};
+use base_ha_core::ids::BootNonce;
+use base_ha_core::io::Boot;
 use base_ha_core::position::Position;
 use data::{Data, Given, NoData};
+use disk::{Disk, Place};
 use peers::Peers;
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -78,7 +79,18 @@ pub async fn run<E: Env>(env: E, config: Config, shutdown: impl Future<Output = 
     let node = NodeHandle::new(sender);
     let opening = {
         let (env_inside, config, node) = (env.clone(), config.clone(), node.clone());
-        env.blocking(move || Disk::open(&env_inside, &config, &node))
+        env.blocking(move || {
+            let place = Place {
+                dir: &config.dir,
+                log: log::LogLimits::of(&config),
+                store: &config.limits,
+                witness: config.core.witness,
+            };
+            // If the loop has ended, so does the process.
+            Disk::open(&env_inside, &place, move |event| {
+                let _ = node.tell(event);
+            })
+        })
     };
     let disk = starting::serve_until(&env, tls.as_ref(), &mut listener, opening).await?;
     let running = Running::start(env, tls, config, node, inbox, disk, listener)?;
@@ -145,96 +157,6 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
-}
-
-/// What was found on disk, opened.
-struct Disk<E: Env> {
-    log: log::OpenedLog<E>,
-    store: Option<store::Opened<E>>,
-    recovered: Recovered,
-    own_key: [u8; 32],
-    tmp: PathBuf,
-}
-
-impl<E: Env> Disk<E> {
-    fn open(env: &E, config: &Config, node: &NodeHandle) -> Result<Self, ApiError> {
-        let told = |node: &NodeHandle| {
-            let node = node.clone();
-            move |event: NodeEvent| {
-                // If the loop has ended, so does the process.
-                let _ = node.tell(event);
-            }
-        };
-        let dir = config.dir.as_path();
-        // First the log: it takes the directory's lock.
-        let mut log = log::open(env.clone(), dir, log::LogLimits::of(config), told(node))?;
-        let tmp = prepare_tmp(dir)?;
-        let store = match config.core.witness {
-            true => None,
-            false => Some(open_data(env, config, &log, || told(node))?),
-        };
-        let recovered = match &store {
-            Some(store) => log.recovered(store.position, store.content, store.membership.clone())?,
-            None => log.recovered(log.base(), ContentHash::default(), None)?,
-        };
-        if let Some(store) = store.as_ref().filter(|store| store.position.seq < log.base().seq) {
-            if log.replacement(&config.core.id)?.is_none() {
-                let text = format!(
-                    "data.db ends at {} and the log begins at {}: what lies between is nowhere, for there is no other \
-                     member with data",
-                    store.position.seq,
-                    log.base().seq.next()
-                );
-                return Err(ApiError::new(500, "data_corrupt", text));
-            }
-            tracing::warn!(
-                data = %store.position.seq,
-                log = %log.base().seq.next(),
-                "data.db ends before the log begins: it needs a copy of another member's"
-            );
-        }
-        let own_key = token::own_key(dir, env).map_err(|e| unusable(dir, &e))?;
-        Ok(Self { log, store, recovered, own_key, tmp })
-    }
-}
-
-/// Opens `data.db`. A damaged one is put aside for an empty one where it can be
-/// had again: `data.db` is what the log amounts to, and the log is whole. The
-/// core then has it built up from the log, or quarantined and seeded anew; log
-/// and hard state stay, so that this node votes and acknowledges meanwhile.
-fn open_data<E: Env, F: Fn(NodeEvent) + Send + Sync + 'static>(
-    env: &E,
-    config: &Config,
-    log: &log::OpenedLog<E>,
-    told: impl Fn() -> F,
-) -> Result<store::Opened<E>, ApiError> {
-    let open = || store::open(env.clone(), &config.dir, &config.limits, told());
-    let damage = match open() {
-        Err(error) if error.code == "data_corrupt" => error,
-        other => return other,
-    };
-    let Some(from) = log.replacement(&config.core.id)? else { return Err(damage) };
-    let set_aside = log.set_data_aside()?;
-    let from = match from {
-        log::Replacement::Log => "this node's log",
-        log::Replacement::Members => "another member",
-    };
-    tracing::error!(reason = %damage, ?set_aside, from, "data.db is damaged: it is made anew");
-    open()
-}
-
-fn unusable(dir: &Path, error: &std::io::Error) -> ApiError {
-    ApiError::new(500, "data_dir_unwritable", format!("the data directory {} can't be used: {error}", dir.display()))
-}
-
-/// The place for unfinished copies, emptied of what a crash left.
-fn prepare_tmp(dir: &Path) -> Result<PathBuf, ApiError> {
-    let tmp = dir.join("tmp");
-    let swept = std::fs::create_dir_all(&tmp).and_then(|()| backup::sweep(&tmp)).map_err(|e| unusable(&tmp, &e))?;
-    if swept > 0 {
-        tracing::info!(files = swept, "removed unfinished copies of an earlier run");
-    }
-    Ok(tmp)
 }
 
 /// A node at work.

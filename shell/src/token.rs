@@ -4,14 +4,14 @@
 //! [`crate::http`]'s business, and its body's bytes are the core's.
 
 use crate::config::Secret;
-use crate::env::Env;
+use crate::env::{Env, files};
 use base_ha_core::ids::Seq;
 use base_ha_core::token::{Token, TokenTooLarge};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use std::fmt;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 use subtle::ConstantTimeEq as _;
 
@@ -135,8 +135,8 @@ impl std::error::Error for BadToken {}
 /// What the file system says, or [`io::ErrorKind::InvalidData`] if the file
 /// does not hold 32 bytes.
 pub fn own_key<E: Env>(dir: &Path, env: &E) -> io::Result<[u8; 32]> {
-    let path = dir.join("token.key");
-    match std::fs::read(&path) {
+    let (files, path) = (env.files(), dir.join("token.key"));
+    match files::read(&*files, &path) {
         Ok(bytes) => bytes.try_into().map_err(|bytes: Vec<u8>| {
             let text = format!("{} holds {} bytes instead of 32: delete it", path.display(), bytes.len());
             io::Error::new(io::ErrorKind::InvalidData, text)
@@ -145,15 +145,7 @@ pub fn own_key<E: Env>(dir: &Path, env: &E) -> io::Result<[u8; 32]> {
             let mut key = [0; 32];
             env.entropy(&mut key);
             // By way of a rename: a crash in between must not leave a short key.
-            let fresh = dir.join("token.key.new");
-            let mut options = std::fs::OpenOptions::new();
-            options.write(true).create(true).truncate(true);
-            #[cfg(unix)]
-            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            let mut file = options.open(&fresh)?;
-            file.write_all(&key)?;
-            file.sync_all()?;
-            std::fs::rename(&fresh, &path)?;
+            files::place(&*files, &path, &dir.join("token.key.new"), &key)?;
             Ok(key)
         }
         Err(error) => Err(error),

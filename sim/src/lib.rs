@@ -31,6 +31,7 @@
 //! | `phases` | a run from start to end |
 //! | `trace`, `report` | what is said about it |
 //! | `fuzz` | bodies of the fuzz targets, for the shell's decoders too |
+//! | `vfs` | a disk under the real shell and the real SQLite |
 
 pub mod batch;
 pub mod clock;
@@ -45,4 +46,5 @@ pub mod plan;
 pub mod prng;
 pub mod report;
 pub mod trace;
+pub mod vfs;
 mod workload;

@@ -5,6 +5,7 @@
 
 use crate::config::validate::member_url;
 use crate::config::{Limits, identity};
+use crate::env::files::RealFiles;
 use crate::env::real::RealEnv;
 use crate::log::{self, LogLimits, RefoundSummary};
 use crate::store;
@@ -50,7 +51,7 @@ pub(super) fn run(args: &RecoverArgs) -> ExitCode {
 fn recover(dir: &Path, url: Option<&str>) -> Result<RefoundSummary, String> {
     let shown = dir.display();
     // Opening makes what is missing; a mistyped path must not.
-    let id = match identity::kept(dir) {
+    let id = match identity::kept(&RealFiles, dir) {
         Ok(Some(id)) => id,
         Ok(None) => return Err(format!("{shown} is not the data directory of a node")),
         Err(error) => return Err(format!("{shown} can't be read: {error}")),

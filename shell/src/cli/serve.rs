@@ -8,10 +8,11 @@ use crate::config::settings::{SETTINGS, Setting};
 use crate::config::sources::{Fault, Given, Origin, Sources};
 use crate::config::validate::{Settled, settle};
 use crate::config::{Config, identity};
+use crate::env::files::{RealFiles, make_dirs};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// The command line of a node: one flag a row of the settings table.
@@ -150,20 +151,8 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
 
 /// Makes the directory, for its owner only, and keeps the node's name there.
 fn prepare(config: &Config) -> io::Result<()> {
-    make_private_dir(&config.dir)?;
-    if let Some(parent) = config.dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        // Else a power cut could take the whole directory away again, after
-        // votes were cast from it.
-        fs::File::open(parent)?.sync_all()?;
-    }
-    identity::keep(&config.dir, &config.core.id)
-}
-
-/// Makes a directory that only its owner may enter; one that is there already
-/// is left as it is.
-pub(super) fn make_private_dir(dir: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+    make_dirs(&RealFiles, &config.dir)?;
+    identity::keep(&RealFiles, &config.dir, &config.core.id)
 }
 
 /// Has the kernel stop this process when its parent ends.

@@ -3,9 +3,9 @@
 //! Decides the name only. The incarnation, which says whether the disk is
 //! still the same, is the log's business.
 
+use crate::env::files::{self, Files};
 use base_ha_core::ids::{NodeId, Url};
-use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 /// The file in the data directory that keeps the name.
@@ -15,8 +15,8 @@ pub const FILE: &str = "node_id";
 ///
 /// # Errors
 /// The file can't be read, or doesn't hold a name.
-pub fn kept(dir: &Path) -> io::Result<Option<NodeId>> {
-    match fs::read_to_string(dir.join(FILE)) {
+pub fn kept(files: &dyn Files, dir: &Path) -> io::Result<Option<NodeId>> {
+    match files::read_text(files, &dir.join(FILE)) {
         Ok(text) => NodeId::new(text.trim())
             .map(Some)
             .map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad.to_string())),
@@ -43,21 +43,18 @@ pub fn derived(url: &Url) -> NodeId {
 ///
 /// # Errors
 /// What the system says.
-pub fn keep(dir: &Path, id: &NodeId) -> io::Result<()> {
-    if kept(dir)?.as_ref() == Some(id) {
+pub fn keep(files: &dyn Files, dir: &Path, id: &NodeId) -> io::Result<()> {
+    if kept(files, dir)?.as_ref() == Some(id) {
         return Ok(());
     }
     let fresh = dir.join(format!("{FILE}.{}.new", std::process::id()));
-    let mut file = fs::File::create(&fresh)?;
-    writeln!(file, "{id}")?;
-    file.sync_all()?;
-    fs::rename(&fresh, dir.join(FILE))?;
-    fs::File::open(dir)?.sync_all()
+    files::place(files, &dir.join(FILE), &fresh, format!("{id}\n").as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::env::files::RealFiles;
 
     #[test]
     fn names_are_derived_from_urls() {
@@ -73,12 +70,12 @@ mod tests {
     #[test]
     fn a_name_is_kept() {
         let dir = tempfile::tempdir().expect("a directory");
-        assert_eq!(kept(dir.path()).expect("readable"), None);
+        assert_eq!(kept(&RealFiles, dir.path()).expect("readable"), None);
         let id = NodeId::new("base-0").expect("legal");
-        keep(dir.path(), &id).expect("writable");
-        keep(dir.path(), &id).expect("writable");
-        assert_eq!(kept(dir.path()).expect("readable"), Some(id));
-        fs::write(dir.path().join(FILE), "no good\n").expect("writable");
-        assert!(kept(dir.path()).is_err());
+        keep(&RealFiles, dir.path(), &id).expect("writable");
+        keep(&RealFiles, dir.path(), &id).expect("writable");
+        assert_eq!(kept(&RealFiles, dir.path()).expect("readable"), Some(id));
+        std::fs::write(dir.path().join(FILE), "no good\n").expect("writable");
+        assert!(kept(&RealFiles, dir.path()).is_err());
     }
 }

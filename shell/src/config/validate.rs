@@ -13,6 +13,7 @@ use super::sources::{Fault, Sources};
 use super::units::{self, show_duration};
 use super::{Config, Forward, Limits, LogFormat, Logging, Secret, identity};
 use crate::api::Ack;
+use crate::env::files::RealFiles;
 use base_ha_core::config::ConfigError;
 use base_ha_core::ids::{NodeId, Url};
 use base_ha_core::member::QuorumMode;
@@ -201,7 +202,7 @@ impl Reader<'_> {
             true => Some(self.parsed("node-id", "e.g. base-0", |t| NodeId::new(t).map_err(|bad| bad.to_string()))?),
             false => None,
         };
-        let kept = match identity::kept(dir) {
+        let kept = match identity::kept(&RealFiles, dir) {
             Ok(kept) => kept,
             Err(error) => {
                 let file = dir.join(identity::FILE);

@@ -8,6 +8,7 @@ use super::kept::{self, Name};
 use super::respond::{self, Answer, Body, date_time};
 use super::server::Conn;
 use crate::env::Env;
+use crate::env::files::{File, Mode, make_dirs};
 use crate::error::ApiError;
 use crate::store::backup::{Contents, Copied};
 use base_ha_core::ids::Seq;
@@ -16,8 +17,7 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
 use serde_json::json;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -53,7 +53,8 @@ pub(crate) async fn download<E: Env>(conn: &Conn<E>, _: &Request<Incoming>) -> A
     let app = &conn.app;
     let (copy, permit) = make(conn, app.config.dir.join("tmp"), Contents::Users).await?;
     let path = copy.file.path().to_owned();
-    let file = app.env.blocking(move || File::open(path)).await.map_err(|error| disk(&error))?;
+    let files = app.env.files();
+    let file = app.env.blocking(move || files.open(&path, Mode::Read)).await.map_err(|error| disk(&error))?;
     let (seq, bytes) = (copy.position.seq, copy.bytes);
     let name = format!("{}_ha.db", date_time(app.env.now().wall));
     Ok(attachment(conn, file, bytes, seq, &name, (copy, permit)))
@@ -63,7 +64,7 @@ pub(crate) async fn download<E: Env>(conn: &Conn<E>, _: &Request<Incoming>) -> A
 /// nobody takes it any more.
 fn attachment<E: Env, H: Send + 'static>(
     conn: &Conn<E>,
-    file: File,
+    file: Box<dyn File>,
     bytes: u64,
     seq: Seq,
     name: &str,
@@ -82,19 +83,21 @@ fn attachment<E: Env, H: Send + 'static>(
 }
 
 /// Reads a file and sends it piece by piece.
-async fn send_file<E: Env, H>(env: E, file: File, send: mpsc::Sender<io::Result<Bytes>>, held: H) {
+async fn send_file<E: Env, H>(env: E, file: Box<dyn File>, send: mpsc::Sender<io::Result<Bytes>>, held: H) {
     let mut file = Some(file);
-    while let Some(mut open) = file.take() {
+    let mut sent = 0;
+    while let Some(open) = file.take() {
         let read = move || {
             let mut piece = vec![0; PIECE_BYTES];
-            let n = open.read(&mut piece)?;
+            let n = open.read_at(&mut piece, sent)?;
             piece.truncate(n);
             Ok((piece, open))
         };
-        let piece: io::Result<(Vec<u8>, File)> = env.blocking(read).await;
+        let piece: io::Result<(Vec<u8>, Box<dyn File>)> = env.blocking(read).await;
         match piece {
             Ok((piece, _)) if piece.is_empty() => break,
             Ok((piece, open)) => {
+                sent += piece.len() as u64;
                 if send.send(Ok(Bytes::from(piece))).await.is_err() {
                     break;
                 }
@@ -117,12 +120,11 @@ pub(crate) async fn newest<E: Env>(conn: &Conn<E>) -> Answer {
         return Err(ApiError::new(503, "witness", "this node is a witness: it has no data"));
     }
     let find = || {
-        let dir = app.config.dir.join("snapshots");
+        let (files, dir) = (app.env.files(), app.config.dir.join("snapshots"));
         app.env.blocking(move || {
-            let Some((path, name)) = kept::newest(&dir)? else { return Ok(None) };
-            let file = File::open(path)?;
-            let bytes = file.metadata()?.len();
-            Ok(Some((file, bytes, name)))
+            let Some((path, name)) = kept::newest(&*files, &dir)? else { return Ok(None) };
+            let bytes = files.size(&path)?.unwrap_or_default();
+            Ok(Some((files.open(&path, Mode::Read)?, bytes, name)))
         })
     };
     let failed = |error: io::Error| ApiError::new(500, "disk", format!("the kept copies can't be read: {error}"));
@@ -169,8 +171,8 @@ async fn make<E: Env>(
     let Ok(permit) = app.http.copies.clone().try_acquire_owned() else {
         return Err(ApiError::new(503, "overloaded", "two copies of the data are being made already").retry_after(5));
     };
-    let parent = dir.clone();
-    app.env.blocking(move || std::fs::create_dir_all(parent)).await.map_err(|error| disk(&error))?;
+    let (files, parent) = (app.env.files(), dir.clone());
+    app.env.blocking(move || make_dirs(&*files, &parent)).await.map_err(|error| disk(&error))?;
     Ok((app.sql.copy(dir, contents).await?, permit))
 }
 

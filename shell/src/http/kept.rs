@@ -4,6 +4,7 @@
 //! `copies`' business; nobody but the operator deletes one.
 
 use super::respond::date_time;
+use crate::env::files::Files;
 use base_ha_core::ids::Seq;
 use base_ha_core::time::WallTime;
 use std::io;
@@ -52,15 +53,15 @@ impl Name {
 ///
 /// # Errors
 /// The directory can't be read.
-pub(crate) fn newest(dir: &Path) -> io::Result<Option<(PathBuf, Name)>> {
-    let entries = match std::fs::read_dir(dir) {
+pub(crate) fn newest(files: &dyn Files, dir: &Path) -> io::Result<Option<(PathBuf, Name)>> {
+    let entries = match files.list(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     let mut newest: Option<Name> = None;
     for entry in entries {
-        let Some(name) = entry?.file_name().to_str().and_then(Name::read) else { continue };
+        let Some(name) = Name::read(&entry) else { continue };
         let better = |than: &Name| (name.seq, &name.made) > (than.seq, &than.made);
         if newest.as_ref().is_none_or(better) {
             newest = Some(name);
@@ -76,7 +77,8 @@ mod tests {
     #[test]
     fn the_newest_copy_is_found_among_other_files() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(newest(&dir.path().join("snapshots")).unwrap(), None);
+        let files = crate::env::files::real();
+        assert_eq!(newest(&*files, &dir.path().join("snapshots")).unwrap(), None);
         let at = |seconds: u64, seq| Name::new(WallTime(seconds * 1_000), Seq(seq));
         assert_eq!(at(0, 7).file(), "1970-01-01T000000_ha_snapshot_7.db");
         assert_eq!(at(0, 7).sent(), "1970-01-01 00:00:00_ha_snapshot_7.db");
@@ -86,7 +88,7 @@ mod tests {
         for other in ["2999-01-01T000000_ha_snapshot_99.db.tmp", "_ha_snapshot_99.db", "xTaaaaaa_ha_snapshot_99.db"] {
             std::fs::write(dir.path().join(other), "").unwrap();
         }
-        let (path, name) = newest(dir.path()).unwrap().unwrap();
+        let (path, name) = newest(&*files, dir.path()).unwrap().unwrap();
         assert_eq!(name, at(80, 12));
         assert!(path.exists());
     }

@@ -59,13 +59,13 @@ impl<E: Env> Sql for LocalData<E> {
     }
 
     fn copy(&self, dir: PathBuf, contents: Contents) -> Later<'_, Result<Copied, ApiError>> {
-        let path = self.path.clone();
+        let (files, path) = (self.env.files(), self.path.clone());
         // If nobody waits for it any more, the copy is finished, and its file
         // removed with the result.
         Box::pin(self.env.blocking(move || {
-            let copied = backup::copy(&path, &dir, contents, |_| ControlFlow::Continue(()))?;
+            let copied = backup::copy(&files, &path, &dir, contents, |_| ControlFlow::Continue(()))?;
             if contents == Contents::Whole {
-                backup::verify(copied.file.path(), &copied.hash)?;
+                backup::verify(&*files, copied.file.path(), &copied.hash)?;
             }
             Ok(copied)
         }))

@@ -12,6 +12,7 @@
 use super::LogError;
 use super::hard_state::{decode_position, encode_position};
 use super::orphans;
+use crate::env::files::{Files, Mode};
 use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::hlc::Hlc;
 use base_ha_core::ids::{Hash, Incarnation, Seq, StreamId, Term};
@@ -113,15 +114,15 @@ const COLUMNS: &str = "at, term, hlc, kind, prev_hash, hash, payload";
 impl Entries {
     /// Makes an empty log at `path`, whole or not at all; the caller fsyncs
     /// the directory.
-    pub(super) fn create(path: &Path, amnesia_of: Option<Incarnation>) -> Result<(), LogError> {
+    pub(super) fn create(files: &dyn Files, path: &Path, amnesia_of: Option<Incarnation>) -> Result<(), LogError> {
         let new = path.with_extension("new");
         let failed = |e: std::io::Error| LogError::Failed(format!("{}: {e}", new.display()));
-        match std::fs::remove_file(&new) {
+        match files.remove(&new) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
             Ok(()) | Err(_) => {}
         }
         // SQLite gives its journal and WAL the permissions of the file it finds.
-        super::lock::private().write(true).open(&new).map_err(failed)?;
+        drop(files.open(&new, Mode::New).map_err(failed)?);
         let conn = Connection::open(&new)?;
         conn.execute_batch("PRAGMA page_size = 4096; PRAGMA synchronous = FULL;")?;
         conn.execute_batch(&format!(
@@ -138,7 +139,7 @@ impl Entries {
             )?;
         }
         conn.close().map_err(|(_, e)| e)?;
-        std::fs::rename(&new, path).map_err(failed)
+        files.rename(&new, path).map_err(failed)
     }
 
     /// Opens the log and checks its ends.

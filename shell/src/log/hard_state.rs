@@ -9,20 +9,18 @@
 //! to A alone and are not fsynced, which costs no append any time: losing one
 //! loses a hint, and B still has the term and the vote.
 
-use super::lock::private;
+use crate::env::files::{File, Files, Mode};
 use crate::error::ApiError;
 use base_ha_core::ids::{ClusterId, Hash, Incarnation, NodeId, Seq, Term};
 use base_ha_core::io::HardState;
 use base_ha_core::position::Position;
-use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// The open file and what it says.
 #[derive(Debug)]
 pub(super) struct HardStateFile {
-    file: File,
+    file: Box<dyn File>,
     generation: u64,
     state: HardState,
 }
@@ -47,13 +45,13 @@ const HEAD: usize = 8 + 4 + 8 + 2;
 impl HardStateFile {
     /// Writes a new file beside the name, then gives it the name: it either
     /// exists whole or not at all. The caller fsyncs the directory.
-    pub(super) fn create(path: &Path, state: HardState) -> io::Result<Self> {
+    pub(super) fn create(files: &dyn Files, path: &Path, state: HardState) -> io::Result<Self> {
         let new = path.with_extension("new");
-        let file = private().read(true).write(true).truncate(true).open(&new)?;
+        let file = files.open(&new, Mode::Empty)?;
         let mut this = Self { file, generation: 0, state: HardState::default() };
         this.store(state)?;
         this.file.sync_all()?;
-        fs::rename(&new, path)?;
+        files.rename(&new, path)?;
         Ok(this)
     }
 
@@ -61,12 +59,12 @@ impl HardStateFile {
     ///
     /// # Errors
     /// `hard_state_damaged` if neither can be read: votes are not guessed.
-    pub(super) fn open(path: &Path) -> Result<Self, ApiError> {
+    pub(super) fn open(files: &dyn Files, path: &Path) -> Result<Self, ApiError> {
         let failed = |error: io::Error| {
             ApiError::new(500, "hard_state_failed", format!("{} cannot be read or written: {error}", path.display()))
         };
-        let file = File::options().read(true).write(true).open(path).map_err(failed)?;
-        let slots = SLOTS.map(|at| read_slot(&file, at));
+        let file = files.open(path, Mode::Write).map_err(failed)?;
+        let slots = SLOTS.map(|at| read_slot(&*file, at));
         let mut newest: Option<(u64, HardState)> = None;
         for slot in &slots {
             match slot {
@@ -155,7 +153,7 @@ fn votes_equal(a: &HardState, b: &HardState) -> bool {
     (a.cluster, a.incarnation, a.term, &a.voted_for) == (b.cluster, b.incarnation, b.term, &b.voted_for)
 }
 
-fn read_slot(file: &File, at: u64) -> io::Result<Slot> {
+fn read_slot(file: &dyn File, at: u64) -> io::Result<Slot> {
     let mut bytes = [0u8; SLOT_BYTES];
     let mut read = 0;
     while read < SLOT_BYTES {
@@ -262,6 +260,8 @@ fn decode_slot(bytes: &[u8]) -> Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::env::files::RealFiles;
+    use std::fs;
 
     fn state(term: u64) -> HardState {
         HardState {
@@ -280,7 +280,7 @@ mod tests {
     fn a_write_torn_at_any_byte_leaves_the_old_state_or_the_new() {
         let dir = tempfile::tempdir().expect("temp dir");
         let path = dir.path().join("hard_state");
-        let mut file = HardStateFile::create(&path, state(1)).expect("create");
+        let mut file = HardStateFile::create(&RealFiles, &path, state(1)).expect("create");
         let old = fs::read(&path).expect("read");
         file.store(state(2)).expect("store");
         let new = fs::read(&path).expect("read");
@@ -299,7 +299,7 @@ mod tests {
                     }
                     let copy = dir.path().join("torn");
                     fs::write(&copy, &torn).expect("write");
-                    let read = HardStateFile::open(&copy).expect("one slot is whole").state;
+                    let read = HardStateFile::open(&RealFiles, &copy).expect("one slot is whole").state;
                     assert!(read == state(1) || read == state(2));
                     assert!(slot == 0 || read == state(2), "slot A was durable already");
                     if read == state(1) {
@@ -313,7 +313,7 @@ mod tests {
                         mended[lost as usize..lost as usize + SLOT_BYTES].fill(0xFF);
                         let other = dir.path().join("other");
                         fs::write(&other, &mended).expect("write");
-                        assert_eq!(HardStateFile::open(&other).expect("mended").state, read);
+                        assert_eq!(HardStateFile::open(&RealFiles, &other).expect("mended").state, read);
                     }
                 }
             }
@@ -325,13 +325,13 @@ mod tests {
     fn any_flipped_byte_of_one_slot_is_survived() {
         let dir = tempfile::tempdir().expect("temp dir");
         let path = dir.path().join("hard_state");
-        HardStateFile::create(&path, state(5)).expect("create");
+        HardStateFile::create(&RealFiles, &path, state(5)).expect("create");
         let whole = fs::read(&path).expect("read");
         for at in 0..whole.len() {
             let mut bytes = whole.clone();
             bytes[at] ^= 0x10;
             fs::write(&path, &bytes).expect("write");
-            assert_eq!(HardStateFile::open(&path).expect("the other slot is whole").state, state(5));
+            assert_eq!(HardStateFile::open(&RealFiles, &path).expect("the other slot is whole").state, state(5));
         }
     }
 
@@ -339,13 +339,13 @@ mod tests {
     fn two_bad_slots_are_an_error_and_not_a_new_node() {
         let dir = tempfile::tempdir().expect("temp dir");
         let path = dir.path().join("hard_state");
-        HardStateFile::create(&path, state(5)).expect("create");
+        HardStateFile::create(&RealFiles, &path, state(5)).expect("create");
         let mut bytes = fs::read(&path).expect("read");
         bytes[30] ^= 1;
         bytes[4096 + 30] ^= 1;
         for bad in [bytes, Vec::new(), vec![0; 8192]] {
             fs::write(&path, &bad).expect("write");
-            assert_eq!(HardStateFile::open(&path).expect_err("refused").code, "hard_state_damaged");
+            assert_eq!(HardStateFile::open(&RealFiles, &path).expect_err("refused").code, "hard_state_damaged");
             assert_eq!(fs::read(&path).expect("read"), bad, "nothing was changed");
         }
     }
@@ -354,7 +354,7 @@ mod tests {
     fn a_newer_version_is_refused() {
         let dir = tempfile::tempdir().expect("temp dir");
         let path = dir.path().join("hard_state");
-        HardStateFile::create(&path, state(5)).expect("create");
+        HardStateFile::create(&RealFiles, &path, state(5)).expect("create");
         let mut bytes = fs::read(&path).expect("read");
         let payload = encode_state(&state(5));
         bytes[8..12].copy_from_slice(&(VERSION + 1).to_le_bytes());
@@ -362,7 +362,7 @@ mod tests {
         let digest = *blake3::hash(&bytes[..end]).as_bytes();
         bytes[end..end + 32].copy_from_slice(&digest);
         fs::write(&path, &bytes).expect("write");
-        assert_eq!(HardStateFile::open(&path).expect_err("refused").code, "data_dir_newer");
+        assert_eq!(HardStateFile::open(&RealFiles, &path).expect_err("refused").code, "data_dir_newer");
     }
 
     /// Notes are not fsynced: whatever becomes of slot A, the vote stays.
@@ -370,13 +370,13 @@ mod tests {
     fn a_lost_high_water_note_loses_no_vote() {
         let dir = tempfile::tempdir().expect("temp dir");
         let path = dir.path().join("hard_state");
-        let mut file = HardStateFile::create(&path, state(5)).expect("create");
+        let mut file = HardStateFile::create(&RealFiles, &path, state(5)).expect("create");
         let mark = Position { seq: Seq(999), ..state(5).high_water };
         file.note_high_water(mark).expect("note");
-        assert_eq!(HardStateFile::open(&path).expect("open").state.high_water, mark);
+        assert_eq!(HardStateFile::open(&RealFiles, &path).expect("open").state.high_water, mark);
         let mut bytes = fs::read(&path).expect("read");
         bytes[..SLOT_BYTES].fill(0x5A);
         fs::write(&path, &bytes).expect("write");
-        assert_eq!(HardStateFile::open(&path).expect("open").state, state(5));
+        assert_eq!(HardStateFile::open(&RealFiles, &path).expect("open").state, state(5));
     }
 }

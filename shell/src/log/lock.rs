@@ -3,11 +3,9 @@
 //! Decides its permissions, its version and who may use it. Knows nothing of
 //! what the files in it hold.
 
+use crate::env::files::{self, Drive, File, Files, Mode};
 use crate::error::ApiError;
-use rustix::fs::{FlockOperation, flock};
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// A data directory that this process alone uses for as long as this value
@@ -15,8 +13,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(super) struct DataDir {
     path: PathBuf,
+    files: Drive,
     /// Holds the lock; the kernel drops it with the process, however it ends.
-    lock: File,
+    lock: Box<dyn File>,
 }
 
 impl DataDir {
@@ -28,29 +27,19 @@ impl DataDir {
     /// # Errors
     /// `data_dir_unwritable`, `data_dir_locked` (names the other process),
     /// `data_dir_newer`, `data_dir_unknown`.
-    pub(super) fn open(path: &Path) -> Result<Self, ApiError> {
+    pub(super) fn open(files: Drive, path: &Path) -> Result<Self, ApiError> {
         let unwritable = |error: io::Error| unwritable(path, &error);
-        if !path.is_dir() {
-            DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unwritable)?;
-            if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-                // Without this a power cut could take the whole directory away
-                // again after votes were cast from it.
-                File::open(parent).and_then(|d| d.sync_all()).map_err(unwritable)?;
-            }
-        }
-        let mut lock = private().read(true).write(true).open(path.join("lock")).map_err(unwritable)?;
-        if let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            if error != rustix::io::Errno::WOULDBLOCK {
-                return Err(unwritable(error.into()));
-            }
-            let mut pid = String::new();
-            let _ = lock.read_to_string(&mut pid);
+        files::make_dirs(&*files, path).map_err(unwritable)?;
+        let lock = files.open(&path.join("lock"), Mode::Make).map_err(unwritable)?;
+        if !lock.try_lock().map_err(unwritable)? {
+            // Whoever holds the lock may not have written its pid yet.
+            let pid = files::read_text(&*files, &path.join("lock")).unwrap_or_default();
             return Err(locked(path, pid.trim()));
         }
         // The pid is for people; the lock itself is the kernel's.
         lock.set_len(0).map_err(unwritable)?;
-        writeln!(lock, "{}", std::process::id()).map_err(unwritable)?;
-        let dir = Self { path: path.to_owned(), lock };
+        lock.write_all_at(format!("{}\n", std::process::id()).as_bytes(), 0).map_err(unwritable)?;
+        let dir = Self { path: path.to_owned(), files, lock };
         dir.check_format()?;
         Ok(dir)
     }
@@ -62,7 +51,21 @@ impl DataDir {
 
     /// Makes renames and new names in it durable.
     pub(super) fn sync(&self) -> Result<(), ApiError> {
-        File::open(&self.path).and_then(|d| d.sync_all()).map_err(|e| unwritable(&self.path, &e))
+        self.files.sync_dir(&self.path).map_err(|e| unwritable(&self.path, &e))
+    }
+
+    /// The disk that it is on.
+    pub(super) fn files(&self) -> &dyn Files {
+        &*self.files
+    }
+
+    /// Whether there is a file of that name in it.
+    ///
+    /// # Errors
+    /// `data_dir_unwritable` if that could not be told. Nothing may be made in
+    /// the place of a file that merely could not be seen.
+    pub(super) fn holds(&self, name: &str) -> Result<bool, ApiError> {
+        files::exists(self.files(), &self.join(name)).map_err(|e| self.unwritable(&e))
     }
 
     /// Renames what there is of a database, its write-ahead log included, for
@@ -77,11 +80,11 @@ impl DataDir {
             let from = self.join(&format!("{stem}{suffix}"));
             let mut to = self.join(&format!("{stem}.damaged-{mark}{suffix}"));
             let mut n = 0;
-            while to.exists() {
+            while files::exists(self.files(), &to).map_err(|e| self.unwritable(&e))? {
                 n += 1;
                 to = self.join(&format!("{stem}.damaged-{mark}.{n}{suffix}"));
             }
-            match fs::rename(&from, &to) {
+            match self.files.rename(&from, &to) {
                 Ok(()) => moved.push(to.display().to_string()),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(self.unwritable(&error)),
@@ -98,10 +101,10 @@ impl DataDir {
 
     fn check_format(&self) -> Result<(), ApiError> {
         let name = self.join("FORMAT");
-        let text = match fs::read_to_string(&name) {
+        let text = match files::read_text(self.files(), &name) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if self.join("hard_state").exists() || self.join("log.db").exists() {
+                if self.holds("hard_state")? || self.holds("log.db")? {
                     return Err(self.unknown("it holds a node's files but no FORMAT file"));
                 }
                 return self.write_format();
@@ -128,15 +131,9 @@ impl DataDir {
     /// Written first of all and renamed into place: a directory with any other
     /// file of ours has it.
     fn write_format(&self) -> Result<(), ApiError> {
-        let new = self.join("FORMAT.new");
-        let write = || -> io::Result<()> {
-            let mut file = private().write(true).truncate(true).open(&new)?;
-            writeln!(file, "base-ha {}", Self::FORMAT)?;
-            file.sync_all()?;
-            fs::rename(&new, self.join("FORMAT"))
-        };
-        write().map_err(|e| self.unwritable(&e))?;
-        self.sync()
+        let text = format!("base-ha {}\n", Self::FORMAT);
+        let placed = files::place(self.files(), &self.join("FORMAT"), &self.join("FORMAT.new"), text.as_bytes());
+        placed.map_err(|e| self.unwritable(&e))
     }
 
     fn unknown(&self, why: &str) -> ApiError {
@@ -150,18 +147,8 @@ impl DataDir {
 
 impl Drop for DataDir {
     fn drop(&mut self) {
-        // Closing would do, were it not for a child process that another thread
-        // is just starting: until its exec it shares the lock, and whoever opens
-        // the directory next would find it taken by this very process.
-        let _ = flock(&self.lock, FlockOperation::Unlock);
+        self.lock.unlock();
     }
-}
-
-/// Options that create files for their owner only.
-pub(super) fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.create(true).mode(0o600);
-    options
 }
 
 fn unwritable(path: &Path, error: &io::Error) -> ApiError {

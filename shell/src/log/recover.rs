@@ -10,6 +10,7 @@ use super::worker::{LogWorker, Out, decode_intent};
 use super::{LogError, LogLimits, LogStats, orphans};
 use crate::api::NodeEvent;
 use crate::env::Env;
+use crate::env::files::exists;
 use crate::error::ApiError;
 use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::hlc::HybridClock;
@@ -88,14 +89,14 @@ pub fn open<E: Env>(
     limits: LogLimits,
     out: impl Fn(NodeEvent) + Send + Sync + 'static,
 ) -> Result<OpenedLog<E>, ApiError> {
-    let dir = DataDir::open(dir)?;
+    let dir = DataDir::open(env.files(), dir)?;
     let (log_path, hard_path) = (dir.join("log.db"), dir.join("hard_state"));
     // A directory is made in the order FORMAT, log.db, hard_state: with a hard
     // state it is complete.
-    let fresh = !hard_path.exists();
-    let hard = if fresh { None } else { Some(HardStateFile::open(&hard_path)?) };
+    let fresh = !dir.holds("hard_state")?;
+    let hard = if fresh { None } else { Some(HardStateFile::open(dir.files(), &hard_path)?) };
     let known = hard.as_ref().map(|h| h.state().incarnation);
-    let mut opened = if log_path.exists() {
+    let mut opened = if dir.holds("log.db")? {
         Entries::open(&log_path)
     } else if known.is_none() {
         create(&dir, &env, None)
@@ -123,7 +124,7 @@ pub fn open<E: Env>(
         }
         None => {
             let state = HardState { incarnation: Incarnation(random(&env)), ..HardState::default() };
-            let hard = HardStateFile::create(&hard_path, state).map_err(|e| dir.unwritable(&e))?;
+            let hard = HardStateFile::create(dir.files(), &hard_path, state).map_err(|e| dir.unwritable(&e))?;
             dir.sync()?;
             hard
         }
@@ -172,7 +173,7 @@ impl<E: Env> OpenedLog<E> {
     ///
     /// # Errors
     /// `log_failed`, `log_damaged`.
-    pub fn replacement(&self, own: &NodeId) -> Result<Option<Replacement>, ApiError> {
+    pub fn replacement(&self) -> Result<Option<Replacement>, ApiError> {
         let (base, end) = (self.entries.base(), self.entries.end());
         if self.amnesia()? || end == Position::START {
             return Ok(None);
@@ -185,7 +186,9 @@ impl<E: Env> OpenedLog<E> {
             None => self.entries.base_membership()?,
         };
         let Some((seq, bytes)) = known else { return Ok(None) };
-        let others = decode(seq, bytes)?.members.into_iter().any(|m| m.id() != Some(own) && m.role != Role::Witness);
+        let own = self.hard.state().incarnation;
+        let other = |m: &Member| m.identity.as_ref().is_some_and(|(_, of)| *of != own) && m.role != Role::Witness;
+        let others = decode(seq, bytes)?.members.iter().any(other);
         Ok(others.then_some(Replacement::Members))
     }
 
@@ -426,14 +429,14 @@ impl<E: Env> OpenedLog<E> {
         // The old connection must be gone before its files are: closing it
         // checkpoints into them.
         let spare = self.dir.join("log.db.closing");
-        Entries::create(&spare, None)?;
+        Entries::create(self.dir.files(), &spare, None)?;
         let old = std::mem::replace(&mut self.entries, Entries::open(&spare)?);
         drop(old);
         set_aside(&self.dir, &self.env, what)?;
         let spare_log =
             std::mem::replace(&mut self.entries, create(&self.dir, &self.env, Some(self.hard.state().incarnation))?);
         drop(spare_log);
-        std::fs::remove_file(&spare).map_err(|e| self.dir.unwritable(&e))
+        self.dir.files().remove(&spare).map_err(|e| self.dir.unwritable(&e))
     }
 }
 
@@ -444,11 +447,11 @@ fn decode(seq: Seq, bytes: bytes::Bytes) -> Result<Membership, LogError> {
 
 fn create<E: Env>(dir: &DataDir, env: &E, amnesia_of: Option<Incarnation>) -> Result<Entries, LogError> {
     let path = dir.join("log.db");
-    if dir.join("log.db-wal").exists() {
+    if dir.holds("log.db-wal").map_err(|e| LogError::Failed(e.message))? {
         // SQLite would play a WAL that lost its database into the new one.
         set_aside(dir, env, "a WAL without its database").map_err(|e| LogError::Failed(e.message))?;
     }
-    Entries::create(&path, amnesia_of)?;
+    Entries::create(dir.files(), &path, amnesia_of)?;
     dir.sync().map_err(|e| LogError::Failed(e.message))?;
     Entries::open(&path)
 }

@@ -52,8 +52,10 @@ impl<E: Env> Data<E> {
 impl<E: Env> Source for Data<E> {
     fn copy(&self) -> Pin<Box<dyn Future<Output = Result<Copied, ApiError>> + Send>> {
         let (env, file, dir) = (self.env.clone(), self.file.clone(), self.tmp.clone());
+        let files = env.files();
         Box::pin(async move {
-            env.blocking(move || backup::copy(&file, &dir, Contents::Whole, |_| ControlFlow::Continue(()))).await
+            env.blocking(move || backup::copy(&files, &file, &dir, Contents::Whole, |_| ControlFlow::Continue(())))
+                .await
         })
     }
 

@@ -10,6 +10,7 @@ use crate::app::NodeHandle;
 use crate::bus::direct::DirectBus;
 use crate::bus::handshake::{Purpose, Session};
 use crate::driver::{FetchOrder, installed_input};
+use crate::env::files::{File, Files, Mode};
 use crate::env::real::panic_text;
 use crate::env::{Env, WorkerHandle};
 use crate::error::ApiError;
@@ -18,7 +19,6 @@ use crate::store::backup::TempFile;
 use base_ha_core::ids::{ClusterId, Hash};
 use base_ha_core::io::Input;
 use base_ha_core::time::MonoTime;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -127,8 +127,8 @@ impl<E: Env> Fetcher<E> {
     }
 
     async fn fetch_and_install(&self, order: &FetchOrder) -> Result<Input, Failure> {
-        let dir = self.dir.clone();
-        let made = self.env.blocking(move || TempFile::create(&dir)).await;
+        let (files, dir) = (self.env.files(), self.dir.clone());
+        let made = self.env.blocking(move || TempFile::create(&files, &dir)).await;
         let file = made.map_err(|e| Failure::Harmless(unwritable(e)))?;
         let header = self.fetch(order, file.path()).await.map_err(Failure::Harmless)?;
         self.install(order, header, file).await
@@ -200,10 +200,11 @@ impl<E: Env> Fetcher<E> {
     /// is of no more use.
     async fn begin_log(&self, header: Header, file: TempFile) -> Result<Input, Failure> {
         let harmless = |error: ApiError| Failure::Harmless(error.to_string());
+        let files = self.env.files();
         let (file, seen) = self
             .env
             .blocking(move || {
-                let seen = crate::store::verify(file.path());
+                let seen = crate::store::verify(&*files, file.path());
                 (file, seen)
             })
             .await;
@@ -256,8 +257,8 @@ pub async fn receive_file<E: Env, S: AsyncRead + AsyncWrite + Unpin>(
                 if header.position.seq.0 < at_least {
                     return Err(format!("it contains {} and {at_least} is wanted", header.position.seq));
                 }
-                let path = to.to_owned();
-                let writer = env.blocking(move || Writer::create(&path)).await.map_err(unwritable)?;
+                let (files, path) = (env.files(), to.to_owned());
+                let writer = env.blocking(move || Writer::create(&*files, &path)).await.map_err(unwritable)?;
                 incoming = Some((header, writer));
             }
             (Kind::Block, Some((header, mut writer))) => {
@@ -287,15 +288,15 @@ fn unwritable(error: std::io::Error) -> String {
 
 /// Decompresses and writes the file, block by block.
 struct Writer {
-    file: std::fs::File,
+    file: Box<dyn File>,
     decompressor: zstd::bulk::Decompressor<'static>,
     hasher: blake3::Hasher,
     written: u64,
 }
 
 impl Writer {
-    fn create(path: &Path) -> std::io::Result<Self> {
-        let file = std::fs::File::options().write(true).truncate(true).open(path)?;
+    fn create(files: &dyn Files, path: &Path) -> std::io::Result<Self> {
+        let file = files.open(path, Mode::Empty)?;
         let decompressor = zstd::bulk::Decompressor::new()?;
         Ok(Self { file, decompressor, hasher: blake3::Hasher::new(), written: 0 })
     }
@@ -313,8 +314,9 @@ impl Writer {
             return Err(format!("a block has {} bytes and not {length}", bytes.len()));
         }
         self.hasher.update(&bytes);
+        self.file.write_all_at(&bytes, self.written).map_err(unwritable)?;
         self.written += length as u64;
-        self.file.write_all(&bytes).map_err(unwritable)
+        Ok(())
     }
 
     /// Checks the whole, and makes it durable.

@@ -7,12 +7,12 @@ use super::record::{self, Kind};
 use super::{BLOCK, Header};
 use crate::bus::handshake::Session;
 use crate::env::Env;
+use crate::env::files::{File, Files, Mode};
 use crate::error::ApiError;
 use crate::metrics::Stats;
 use crate::store::backup::Copied;
 use base_ha_core::ids::{ClusterId, Hash, Seq};
 use std::future::Future;
-use std::io::Read;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -117,8 +117,8 @@ impl<E: Env> Server<E> {
         header: Header,
     ) -> Result<(), String> {
         let unreadable = |e: std::io::Error| format!("the copy could not be read: {e}");
-        let path = file.to_owned();
-        let mut reader = self.env.blocking(move || Reader::open(&path)).await.map_err(unreadable)?;
+        let (files, path) = (self.env.files(), file.to_owned());
+        let mut reader = self.env.blocking(move || Reader::open(&*files, &path)).await.map_err(unreadable)?;
         record::send(stream, &mut session.send, Kind::Header, &header.encode()).await?;
         loop {
             let (back, block) = self
@@ -144,7 +144,7 @@ impl<E: Env> Server<E> {
 
 /// Reads and compresses the file, block by block.
 struct Reader {
-    file: std::fs::File,
+    file: Box<dyn File>,
     compressor: zstd::bulk::Compressor<'static>,
     hasher: blake3::Hasher,
     buffer: Vec<u8>,
@@ -152,16 +152,23 @@ struct Reader {
 }
 
 impl Reader {
-    fn open(path: &Path) -> std::io::Result<Self> {
-        let file = std::fs::File::open(path)?;
+    fn open(files: &dyn Files, path: &Path) -> std::io::Result<Self> {
+        let file = files.open(path, Mode::Read)?;
         let compressor = zstd::bulk::Compressor::new(LEVEL)?;
         Ok(Self { file, compressor, hasher: blake3::Hasher::new(), buffer: Vec::new(), read: 0 })
     }
 
     /// The next block's payload; `None` at the end.
     fn block(&mut self) -> std::io::Result<Option<Vec<u8>>> {
-        self.buffer.clear();
-        (&mut self.file).take(BLOCK as u64).read_to_end(&mut self.buffer)?;
+        self.buffer.resize(BLOCK, 0);
+        let mut filled = 0;
+        while filled < BLOCK {
+            match self.file.read_at(&mut self.buffer[filled..], self.read + filled as u64)? {
+                0 => break,
+                n => filled += n,
+            }
+        }
+        self.buffer.truncate(filled);
         if self.buffer.is_empty() {
             return Ok(None);
         }

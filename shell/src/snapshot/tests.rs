@@ -46,7 +46,7 @@ impl Source for Given {
         let (dir, bytes, takes) = (self.dir.clone(), self.bytes.clone(), self.takes);
         Box::pin(async move {
             tokio::time::sleep(takes).await;
-            let file = TempFile::create(&dir).expect("created");
+            let file = TempFile::create(&crate::env::files::real(), &dir).expect("created");
             std::fs::write(file.path(), &bytes).expect("written");
             Ok(Copied { file, position: AT, bytes: bytes.len() as u64, hash: hash(&bytes) })
         })
@@ -179,7 +179,7 @@ async fn tampered(mut tamper: impl FnMut(usize, &mut Vec<u8>) -> bool + Send + '
             }
         }
     });
-    let to = TempFile::create(dir.path()).expect("created");
+    let to = TempFile::create(&crate::env::files::real(), dir.path()).expect("created");
     let result = receive_file(&RealEnv, &mut a, &mut client, 0, to.path()).await;
     wire.abort();
     result
@@ -221,7 +221,7 @@ async fn lying(records: Vec<(Kind, Vec<u8>)>) -> Result<Header, String> {
             let _ = record::send(&mut b, &mut session.send, kind, &payload).await;
         }
     });
-    let to = TempFile::create(dir.path()).expect("created");
+    let to = TempFile::create(&crate::env::files::real(), dir.path()).expect("created");
     receive_file(&RealEnv, &mut a, &mut client, 42, to.path()).await
 }
 
@@ -355,7 +355,7 @@ async fn installed(
         node,
         failures: AtomicU32::new(0),
     };
-    let file = TempFile::create(dir.path()).expect("created");
+    let file = TempFile::create(&crate::env::files::real(), dir.path()).expect("created");
     let path = file.path().to_owned();
     let (pause, _) = PauseApply::obliging();
     let fetch = FetchOrder { from: url, at_least: AT, reseed: false, pause };
@@ -503,7 +503,7 @@ fn copied(dir: &std::path::Path) -> (TempFile, Position) {
     let at = entry.position();
     worker.run(&mut [StoreJob::Apply { entries: vec![entry] }].into());
     worker.run(&mut [StoreJob::Close { reply }].into());
-    let file = TempFile::create(dir).expect("created");
+    let file = TempFile::create(&crate::env::files::real(), dir).expect("created");
     std::fs::copy(crate::store::data_file(home.path()), file.path()).expect("copied");
     (file, at)
 }

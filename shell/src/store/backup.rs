@@ -15,13 +15,13 @@
 use super::read::{open_plain, position};
 use super::schema_sql::is_own;
 use super::sqlerror;
+use crate::env::files::{Drive, Files, Mode, parent};
 use crate::error::ApiError;
 use base_ha_core::ids::Hash;
 use base_ha_core::position::Position;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -78,6 +78,7 @@ const SUFFIX: &str = ".tmp";
 /// 503 `no_space` before anything is written, 503 `cancelled`, 503 `busy`, 500
 /// `disk_error`, 500 `data_corrupt`. No file is left then.
 pub fn copy(
+    files: &Drive,
     source: &Path,
     dir: &Path,
     contents: Contents,
@@ -93,9 +94,9 @@ pub fn copy(
         Ok(u64::try_from(n).unwrap_or(0))
     };
     let page_size = count("page_size")?;
-    check_space(dir, count("page_count")?.saturating_mul(page_size))?;
+    check_space(&**files, dir, count("page_count")?.saturating_mul(page_size))?;
 
-    let file = TempFile::create(dir).map_err(|e| disk_error(&e))?;
+    let file = TempFile::create(files, dir).map_err(|e| disk_error(&e))?;
     let pages = |p: rusqlite::backup::Progress| {
         let number = |n: i32| u64::try_from(n).unwrap_or(0);
         Progress {
@@ -109,7 +110,7 @@ pub fn copy(
     if contents == Contents::Users {
         strip(file.path()).map_err(|e| sqlerror::api_error(&e))?;
     }
-    let (bytes, hash) = sync_and_hash(file.path()).map_err(|e| disk_error(&e))?;
+    let (bytes, hash) = sync_and_hash(&**files, file.path()).map_err(|e| disk_error(&e))?;
     Ok(Copied { file, position, bytes, hash })
 }
 
@@ -164,14 +165,14 @@ fn strip(path: &Path) -> rusqlite::Result<()> {
 ///
 /// # Errors
 /// 422 `snapshot_damaged`; 500 `disk_error`.
-pub fn verify(path: &Path, hash: &Hash) -> Result<Position, ApiError> {
-    let (_, actual) = sync_and_hash(path).map_err(|e| disk_error(&e))?;
+pub fn verify(files: &dyn Files, path: &Path, hash: &Hash) -> Result<Position, ApiError> {
+    let (_, actual) = sync_and_hash(files, path).map_err(|e| disk_error(&e))?;
     if actual != *hash {
         return Err(damaged(format!("its hash is {actual}, not {hash}")));
     }
     let checked = check(path);
     // Reading a file in WAL mode makes these; nothing is in them.
-    remove_beside(path);
+    remove_beside(files, path);
     checked
 }
 
@@ -191,13 +192,11 @@ fn check(path: &Path) -> Result<Position, ApiError> {
 ///
 /// # Errors
 /// What the system says.
-pub fn sweep(dir: &Path) -> io::Result<usize> {
+pub fn sweep(files: &dyn Files, dir: &Path) -> io::Result<usize> {
     let mut swept = 0;
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.contains(SUFFIX)) {
-            fs::remove_file(entry.path())?;
+    for name in files.list(dir)? {
+        if name.starts_with(PREFIX) && name.contains(SUFFIX) {
+            files.remove(&dir.join(name))?;
             swept += 1;
         }
     }
@@ -207,6 +206,7 @@ pub fn sweep(dir: &Path) -> io::Result<usize> {
 /// A file that is removed when this is dropped, unless it was kept.
 #[derive(Debug)]
 pub struct TempFile {
+    files: Drive,
     path: Option<PathBuf>,
 }
 
@@ -216,13 +216,13 @@ impl TempFile {
     ///
     /// # Errors
     /// What the system says.
-    pub fn create(dir: &Path) -> io::Result<Self> {
+    pub fn create(files: &Drive, dir: &Path) -> io::Result<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         loop {
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
             let path = dir.join(format!("{PREFIX}{}-{number}{SUFFIX}", std::process::id()));
-            match create_private(&path) {
-                Ok(_) => return Ok(Self { path: Some(path) }),
+            match files.open(&path, Mode::New) {
+                Ok(_) => return Ok(Self { files: files.clone(), path: Some(path) }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
@@ -240,12 +240,9 @@ impl TempFile {
     /// # Errors
     /// What the system says; the file is removed then.
     pub fn keep(mut self, to: &Path) -> io::Result<()> {
-        fs::rename(self.path(), to)?;
+        self.files.rename(self.path(), to)?;
         self.path = None;
-        match to.parent() {
-            Some(dir) => File::open(dir)?.sync_all(),
-            None => Ok(()),
-        }
+        self.files.sync_dir(parent(to))
     }
 
     /// Leaves it where it is: somebody else looks after it.
@@ -257,35 +254,26 @@ impl TempFile {
 impl Drop for TempFile {
     fn drop(&mut self) {
         if let Some(path) = self.path.take() {
-            let _ = fs::remove_file(&path);
-            remove_beside(&path);
+            let _ = self.files.remove(&path);
+            remove_beside(&*self.files, &path);
         }
     }
 }
 
-fn remove_beside(path: &Path) {
+fn remove_beside(files: &dyn Files, path: &Path) {
     for suffix in ["-journal", "-wal", "-shm"] {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
-        let _ = fs::remove_file(PathBuf::from(name));
+        let _ = files.remove(Path::new(&name));
     }
-}
-
-fn create_private(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
 }
 
 fn open_private(path: &Path) -> rusqlite::Result<Connection> {
     Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
 }
 
-fn check_space(dir: &Path, wanted: u64) -> Result<(), ApiError> {
-    let stat = rustix::fs::statvfs(dir).map_err(|e| disk_error(&e.into()))?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+fn check_space(files: &dyn Files, dir: &Path, wanted: u64) -> Result<(), ApiError> {
+    let free = files.room(dir).map_err(|e| disk_error(&e))?;
     if free >= wanted.saturating_add(RESERVE) {
         return Ok(());
     }
@@ -299,14 +287,14 @@ fn check_space(dir: &Path, wanted: u64) -> Result<(), ApiError> {
     .retry_after(60))
 }
 
-fn sync_and_hash(path: &Path) -> io::Result<(u64, Hash)> {
-    let mut file = File::options().read(true).write(true).open(path)?;
+fn sync_and_hash(files: &dyn Files, path: &Path) -> io::Result<(u64, Hash)> {
+    let file = files.open(path, Mode::Write)?;
     file.sync_all()?;
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 256 << 10];
     let mut bytes = 0;
     loop {
-        let read = file.read(&mut buffer)?;
+        let read = file.read_at(&mut buffer, bytes)?;
         if read == 0 {
             return Ok((bytes, Hash(*hasher.finalize().as_bytes())));
         }

@@ -13,13 +13,13 @@ use super::sys::{Action, Conn, Failure, Hooks, RowEvent, Verdict};
 use super::worker::Inner;
 use crate::api::{Installed, NodeEvent, Organ};
 use crate::env::Work;
+use crate::env::files::{Files, Mode, exists, parent};
 use crate::error::ApiError;
 use base_ha_core::ids::ContentHash;
 use base_ha_core::io::StoreHealth;
 use rusqlite::config::DbConfig;
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tokio::sync::oneshot;
@@ -100,8 +100,8 @@ pub fn recount(file: &Path) -> Result<(ContentHash, ContentHash), ApiError> {
 ///
 /// # Errors
 /// What is wrong with it.
-pub(crate) fn verify(file: &Path) -> Result<Installed, ApiError> {
-    if !file.is_file() {
+pub(crate) fn verify(files: &dyn Files, file: &Path) -> Result<Installed, ApiError> {
+    if !exists(files, file).map_err(|e| io_error("look at", file, &e))? {
         return Err(ApiError::new(500, "snapshot_missing", format!("There is no file {}.", file.display())));
     }
     let conn = look_at(file)?;
@@ -131,8 +131,8 @@ pub(crate) fn verify(file: &Path) -> Result<Installed, ApiError> {
         return Err(ApiError::new(500, "snapshot_busy", "The snapshot is open elsewhere."));
     }
     drop(conn);
-    remove(&beside(file, "-wal"))?;
-    remove(&beside(file, "-shm"))?;
+    remove(files, &beside(file, "-wal"))?;
+    remove(files, &beside(file, "-shm"))?;
     Ok(Installed { position: state.position, membership, content: stored })
 }
 
@@ -146,8 +146,8 @@ fn beside(file: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn remove(file: &Path) -> Result<(), ApiError> {
-    match fs::remove_file(file) {
+fn remove(files: &dyn Files, file: &Path) -> Result<(), ApiError> {
+    match files.remove(file) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(io_error("remove", file, &error)),
@@ -158,8 +158,12 @@ fn io_error(what: &str, file: &Path, error: &std::io::Error) -> ApiError {
     ApiError::new(500, "disk_error", format!("Could not {what} {}: {error}.", file.display()))
 }
 
-fn sync(file: &Path) -> Result<(), ApiError> {
-    File::open(file).and_then(|f| f.sync_all()).map_err(|e| io_error("sync", file, &e))
+fn sync(files: &dyn Files, file: &Path) -> Result<(), ApiError> {
+    files.open(file, Mode::Read).and_then(|f| f.sync_all()).map_err(|e| io_error("sync", file, &e))
+}
+
+fn sync_dir(files: &dyn Files, dir: &Path) -> Result<(), ApiError> {
+    files.sync_dir(dir).map_err(|e| io_error("sync", dir, &e))
 }
 
 impl Inner {
@@ -171,8 +175,9 @@ impl Inner {
     /// one. A reader that holds on to old pages delays this; it is bounded by
     /// the readers' maximum age.
     pub(super) fn install(&mut self, file: &Path) -> Result<Installed, ApiError> {
-        let installed = verify(file)?;
-        sync(file)?;
+        let files = self.files.clone();
+        let installed = verify(&*files, file)?;
+        sync(&*files, file)?;
         let path = self.file.clone();
         if let Some(engine) = &mut self.engine {
             // A file that is damaged beyond a checkpoint is about to go anyway.
@@ -187,14 +192,13 @@ impl Inner {
         let Some(ctx) = ctx else {
             return Err(ApiError::new(503, "stopping", "This node is stopping."));
         };
-        let dir = path.parent().unwrap_or(Path::new("."));
         let moved = (|| {
-            remove(&beside(&path, "-wal"))?;
-            remove(&beside(&path, "-shm"))?;
-            sync(dir)?;
-            fs::rename(file, &path).map_err(|e| io_error("move", file, &e))
+            remove(&*files, &beside(&path, "-wal"))?;
+            remove(&*files, &beside(&path, "-shm"))?;
+            sync_dir(&*files, parent(&path))?;
+            files.rename(file, &path).map_err(|e| io_error("move", file, &e))
         })();
-        if let (Ok(()), Err(error)) = (&moved, sync(dir)) {
+        if let (Ok(()), Err(error)) = (&moved, sync_dir(&*files, parent(&path))) {
             // Which of the two files a power cut would leave can't be told, and
             // an fsync that failed is not tried again.
             (self.out)(NodeEvent::Fatal(format!("the directory of data.db could not be fsynced: {error}")));

@@ -126,6 +126,7 @@ pub fn open<E: Env>(
         fence: None,
         checkpoints: Vec::new(),
         file,
+        files: env.files(),
         stats: stats.clone(),
         weighed: None,
     };

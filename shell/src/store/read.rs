@@ -235,9 +235,10 @@ impl<E: Env> Reads<E> {
     pub async fn copy(&self, dir: PathBuf, contents: backup::Contents) -> Result<backup::Copied, ApiError> {
         self.fit()?;
         let gone = Gone(Arc::new(AtomicBool::new(false)));
+        let files = self.0.env.files();
         let (source, seen) = (self.0.path.clone(), Arc::clone(&gone.0));
         let call = move || {
-            backup::copy(&source, &dir, contents, |_| {
+            backup::copy(&files, &source, &dir, contents, |_| {
                 if seen.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })
         };

@@ -11,6 +11,7 @@ use super::problem;
 use super::requests::Recent;
 use super::sys::Whole;
 use crate::api::{NodeEvent, Organ, Rejected, StoreJob, WriteError, WriteRequest};
+use crate::env::files::Drive;
 use crate::env::{Env, Work};
 use crate::error::ApiError;
 use crate::metrics::StoreStats;
@@ -121,6 +122,8 @@ pub(super) struct Inner {
     pub(super) fence: Option<Fence>,
     pub(super) checkpoints: Vec<oneshot::Sender<Result<Position, ApiError>>>,
     pub(super) file: std::path::PathBuf,
+    /// The disk that it is on.
+    pub(super) files: Drive,
     pub(super) stats: Arc<StoreStats>,
     /// When the files' size was looked at last.
     pub(super) weighed: Option<MonoTime>,
@@ -353,7 +356,7 @@ impl Inner {
         let mut wal = self.file.clone().into_os_string();
         wal.push("-wal");
         // A file that is not there has no bytes.
-        let size = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |file| file.len());
+        let size = |path: &std::path::Path| self.files.size(path).ok().flatten().unwrap_or(0);
         self.stats.bytes.set(size(&self.file) + size(wal.as_ref()));
     }
 

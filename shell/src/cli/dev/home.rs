@@ -2,7 +2,7 @@
 //!
 //! Decides names, ports and secrets, and which directory may be deleted.
 
-use super::super::serve::make_private_dir;
+use crate::env::files::{RealFiles, make_dirs};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -39,7 +39,7 @@ impl Home {
         if fresh {
             clear(dir)?;
         }
-        make_private_dir(dir).map_err(explain)?;
+        make_dirs(&RealFiles, dir).map_err(explain)?;
         // Children are run from wherever this process runs; a relative path
         // in their lines of help would be of no use elsewhere.
         let dir = dir.canonicalize().map_err(explain)?;

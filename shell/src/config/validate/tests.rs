@@ -196,7 +196,8 @@ fn secrets_come_from_files_too() {
 fn a_directory_keeps_its_node() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().display().to_string();
-    identity::keep(dir.path(), &NodeId::new("base-7").expect("legal")).expect("writable");
+    identity::keep(&crate::env::files::RealFiles, dir.path(), &NodeId::new("base-7").expect("legal"))
+        .expect("writable");
     let settled = settle_env(&[("BASE_DIR", &path)]).expect("legal");
     assert_eq!(settled.config.core.id.as_str(), "base-7");
     refused(&[("BASE_DIR", &path), ("BASE_NODE_ID", "base-8")], &["belongs to the node base-7", "mend: use base-7"]);

@@ -115,7 +115,7 @@ impl Sql for Data {
 
     fn copy(&self, dir: PathBuf, _: Contents) -> Later<'_, Result<Copied, ApiError>> {
         Box::pin(async move {
-            let file = TempFile::create(&dir).unwrap();
+            let file = TempFile::create(&crate::env::files::real(), &dir).unwrap();
             let rows = self.rows.lock().unwrap().clone();
             std::fs::write(file.path(), &rows).unwrap();
             let hash = Hash(*blake3::hash(&rows).as_bytes());

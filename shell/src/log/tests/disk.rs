@@ -45,7 +45,7 @@ fn a_confirmed_record_is_durable() {
 fn every_commit_is_synced() {
     let dir = tempfile::tempdir().expect("temp dir");
     let path = dir.path().join("log.db");
-    super::super::entries::Entries::create(&path, None).expect("made");
+    super::super::entries::Entries::create(&crate::env::files::RealFiles, &path, None).expect("made");
     let mut log = super::super::entries::Entries::open(&path).expect("opens");
     let pragma = |log: &super::super::entries::Entries, name: &str| -> String {
         log.connection()

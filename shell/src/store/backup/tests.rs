@@ -2,6 +2,7 @@
 
 use super::super::schema_sql;
 use super::*;
+use crate::env::files::{RealFiles, real};
 use rusqlite::params;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -34,7 +35,7 @@ fn set(writer: &Connection, seq: i64) {
 }
 
 fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(dir)
+    let mut names: Vec<String> = std::fs::read_dir(dir)
         .expect("a directory")
         .map(|entry| entry.expect("an entry").file_name().into_string().expect("text"))
         .filter(|name| !name.starts_with("data.db"))
@@ -67,7 +68,7 @@ fn a_copy_beside_a_busy_writer_is_one_snapshot_and_ends() {
         seq
     });
     let mut reports = Vec::new();
-    let copied = copy(&path, dir.path(), Contents::Whole, |p| {
+    let copied = copy(&real(), &path, dir.path(), Contents::Whole, |p| {
         reports.push(p);
         // Commits happen between any two steps.
         std::thread::sleep(std::time::Duration::from_millis(2));
@@ -81,7 +82,7 @@ fn a_copy_beside_a_busy_writer_is_one_snapshot_and_ends() {
     let last = reports.last().expect("reports");
     assert_eq!((last.done, copied.bytes), (last.pages, last.pages * last.page_size));
 
-    assert_eq!(verify(copied.file.path(), &copied.hash).expect("sound"), copied.position);
+    assert_eq!(verify(&RealFiles, copied.file.path(), &copied.hash).expect("sound"), copied.position);
     assert_eq!((copied.position.term.0, copied.position.hash), (3, Hash([4; 32])));
     let installed = dir.path().join("installed.db");
     copied.file.keep(&installed).expect("renamed");
@@ -96,14 +97,14 @@ fn a_users_copy_is_one_plain_file_without_the_nodes_own_tables() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("data.db");
     let _writer = create(&path);
-    let copied = copy(&path, dir.path(), Contents::Users, go_on).expect("copied");
+    let copied = copy(&real(), &path, dir.path(), Contents::Users, go_on).expect("copied");
     assert_eq!(copied.position.seq.0, 1);
-    let bytes = fs::read(copied.file.path()).expect("reads");
+    let bytes = std::fs::read(copied.file.path()).expect("reads");
     assert_eq!(&bytes[18..20], &[1, 1], "rollback-journal mode");
     assert_eq!(Hash(*blake3::hash(&bytes).as_bytes()), copied.hash);
     assert!(!bytes.windows(15).any(|w| w == b"a-stored-answer"), "what was deleted is still in the file");
-    let whole = copy(&path, dir.path(), Contents::Whole, go_on).expect("copied");
-    let bytes = fs::read(whole.file.path()).expect("reads");
+    let whole = copy(&real(), &path, dir.path(), Contents::Whole, go_on).expect("copied");
+    let bytes = std::fs::read(whole.file.path()).expect("reads");
     assert!(bytes.windows(15).any(|w| w == b"a-stored-answer"), "the check above would see it");
     let connection = Connection::open(copied.file.path()).expect("opens");
     let tables: String = connection
@@ -119,14 +120,14 @@ fn a_copy_that_is_dropped_or_stopped_leaves_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("data.db");
     let _writer = create(&path);
-    let copied = copy(&path, dir.path(), Contents::Whole, go_on).expect("copied");
+    let copied = copy(&real(), &path, dir.path(), Contents::Whole, go_on).expect("copied");
     assert_eq!(names(dir.path()).len(), 1);
     drop(copied);
     assert_eq!(names(dir.path()), [""; 0]);
-    let error = copy(&path, dir.path(), Contents::Whole, |_| ControlFlow::Break(())).expect_err("stopped");
+    let error = copy(&real(), &path, dir.path(), Contents::Whole, |_| ControlFlow::Break(())).expect_err("stopped");
     assert_eq!((error.status, error.code), (503, "cancelled"));
     assert_eq!(names(dir.path()), [""; 0]);
-    let error = copy(&dir.path().join("none.db"), dir.path(), Contents::Whole, go_on).expect_err("no source");
+    let error = copy(&real(), &dir.path().join("none.db"), dir.path(), Contents::Whole, go_on).expect_err("no source");
     assert_eq!(error.status, 500);
     assert_eq!(names(dir.path()), [""; 0]);
 }
@@ -134,12 +135,12 @@ fn a_copy_that_is_dropped_or_stopped_leaves_nothing() {
 #[test]
 fn leftovers_are_swept_and_nothing_else() {
     let dir = tempfile::tempdir().expect("a directory");
-    let left = TempFile::create(dir.path()).expect("created").into_path();
+    let left = TempFile::create(&real(), dir.path()).expect("created").into_path();
     let mut beside = left.clone().into_os_string();
     beside.push("-wal");
-    fs::write(&beside, b"").expect("written");
-    fs::write(dir.path().join("log.db"), b"").expect("written");
-    assert_eq!(sweep(dir.path()).expect("swept"), 2);
+    std::fs::write(&beside, b"").expect("written");
+    std::fs::write(dir.path().join("log.db"), b"").expect("written");
+    assert_eq!(sweep(&RealFiles, dir.path()).expect("swept"), 2);
     assert_eq!(names(dir.path()), ["log.db"]);
 }
 
@@ -148,21 +149,21 @@ fn a_damaged_snapshot_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("data.db");
     let _writer = create(&path);
-    let copied = copy(&path, dir.path(), Contents::Whole, go_on).expect("copied");
-    let mut bytes = fs::read(copied.file.path()).expect("reads");
+    let copied = copy(&real(), &path, dir.path(), Contents::Whole, go_on).expect("copied");
+    let mut bytes = std::fs::read(copied.file.path()).expect("reads");
     // A flipped bit is found by the hash.
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
-    fs::write(copied.file.path(), &bytes).expect("written");
-    let error = verify(copied.file.path(), &copied.hash).expect_err("damaged");
+    std::fs::write(copied.file.path(), &bytes).expect("written");
+    let error = verify(&RealFiles, copied.file.path(), &copied.hash).expect_err("damaged");
     assert_eq!((error.status, error.code), (422, "snapshot_damaged"));
     // A sender whose own file is damaged sends the right hash of it.
     for byte in &mut bytes[4096..8192] {
         *byte = 0x5a;
     }
-    fs::write(copied.file.path(), &bytes).expect("written");
+    std::fs::write(copied.file.path(), &bytes).expect("written");
     let hash = Hash(*blake3::hash(&bytes).as_bytes());
-    let error = verify(copied.file.path(), &hash).expect_err("damaged");
+    let error = verify(&RealFiles, copied.file.path(), &hash).expect_err("damaged");
     assert_eq!((error.status, error.code), (422, "snapshot_damaged"));
     assert_eq!(names(dir.path()).len(), 1, "checking leaves nothing beside the file");
 }
@@ -170,9 +171,9 @@ fn a_damaged_snapshot_is_refused() {
 #[test]
 fn a_full_disk_is_told_before_anything_is_written() {
     let dir = tempfile::tempdir().expect("a directory");
-    let error = check_space(dir.path(), u64::MAX / 2).expect_err("no disk is that large");
+    let error = check_space(&RealFiles, dir.path(), u64::MAX / 2).expect_err("no disk is that large");
     assert_eq!((error.status, error.code), (503, "no_space"));
-    assert!(check_space(dir.path(), 1).is_ok());
+    assert!(check_space(&RealFiles, dir.path(), 1).is_ok());
 }
 
 #[cfg(unix)]
@@ -180,6 +181,6 @@ fn a_full_disk_is_told_before_anything_is_written() {
 fn a_copy_is_for_its_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().expect("a directory");
-    let file = TempFile::create(dir.path()).expect("created");
-    assert_eq!(fs::metadata(file.path()).expect("exists").permissions().mode() & 0o777, 0o600);
+    let file = TempFile::create(&real(), dir.path()).expect("created");
+    assert_eq!(std::fs::metadata(file.path()).expect("exists").permissions().mode() & 0o777, 0o600);
 }

@@ -10,7 +10,6 @@ use super::worker::{LogWorker, Out, decode_intent};
 use super::{LogError, LogLimits, LogStats, orphans};
 use crate::api::NodeEvent;
 use crate::env::Env;
-use crate::env::files::exists;
 use crate::error::ApiError;
 use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::hlc::HybridClock;
@@ -175,10 +174,10 @@ impl<E: Env> OpenedLog<E> {
     /// `log_failed`, `log_damaged`.
     pub fn replacement(&self) -> Result<Option<Replacement>, ApiError> {
         let (base, end) = (self.entries.base(), self.entries.end());
-        if self.amnesia()? || end == Position::START {
+        if end == Position::START {
             return Ok(None);
         }
-        if base == Position::START {
+        if base == Position::START && !self.amnesia()? {
             return Ok(Some(Replacement::Log));
         }
         let known = match self.entries.configs_after(Seq(0))?.pop() {

@@ -2,7 +2,7 @@
 
 use super::auth::{Keyring, Seal};
 use super::direct::{DirectBus, PEER_PATH, PROTOCOL, switching_protocols};
-use super::handshake::{Identity, Purpose, Refused, Session, Verdict, connect};
+use super::handshake::{Identity, Purpose, Refused, Session, Verdict, accept, connect};
 use super::{Bus, BusCounters};
 use crate::api::{NodeEvent, View};
 use crate::app::NodeHandle;
@@ -417,6 +417,32 @@ async fn a_repeated_frame_is_refused() {
     assert_eq!(b.frame().await.1, envelope("stranger", 5));
     assert!(b.inbox.try_recv().is_err(), "the repetition reached the node");
     assert_eq!(b.count("bad_seal").await, 1);
+}
+
+/// Whoever proved to be one node speaks for no other.
+#[tokio::test]
+async fn a_frame_of_another_sender_is_refused() {
+    let mut b = station("b", &["s"]).await;
+    let (mut stream, mut seal) = admitted(&b.address).await;
+    stream.write_all(&sealed(&mut seal, &encode_frame(&envelope("a", 5)))).await.expect("write");
+    closed(stream).await;
+    b.refused("bad_frame").await;
+}
+
+/// A certificate that is not that of who is speaking: both ends say so.
+#[tokio::test]
+async fn who_is_not_vouched_for_is_told() {
+    let (mut near, mut far) = tokio::io::duplex(1 << 16);
+    let me = Identity { id: NodeId::new("b").expect("legal"), ..stranger(0) };
+    let (keys, who) = (ring(&["s"]), stranger(0));
+    let vouch = |peer: &Identity| Err(format!("{} is not at {}", peer.id, peer.url));
+    let (dialled, accepted) = tokio::join!(
+        connect(&mut near, &keys, &who, Purpose::Frames, [1; 32]),
+        accept(&mut far, &keys, &me, Purpose::Frames, [2; 32], &vouch)
+    );
+    let said = accepted.err().expect("refused").to_string();
+    assert_eq!(said, "stranger is not at http://x:1");
+    assert!(matches!(dialled.err(), Some(Refused::ByPeer(Verdict::Certificate))));
 }
 
 #[tokio::test]

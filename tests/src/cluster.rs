@@ -91,6 +91,23 @@ impl Cluster {
         self.nodes.len() - 1
     }
 
+    /// Gives a stopped node another address, which it tells the others from its
+    /// next start on; says which.
+    ///
+    /// # Panics
+    /// If it runs.
+    pub fn moves(&mut self, n: usize) -> String {
+        assert!(!self.nodes[n].is_started(), "a node moves while it is stopped");
+        let port = free_port();
+        let (old, url) = (self.nodes[n].url(), format!("http://127.0.0.1:{port}"));
+        let node = &mut self.nodes[n];
+        node.port = port;
+        node.set("BASE_HTTP", &format!("127.0.0.1:{port}"));
+        node.set("BASE_LOCAL_TARGET", &url);
+        node.set("BASE_PEERS", &node.env["BASE_PEERS"].replace(&old, &url));
+        url
+    }
+
     /// As [`Cluster::add`], to a cluster over mutual TLS, reached at `host` by
     /// its certificate.
     pub fn add_tls(&mut self, name: &str, host: &str, files: &(PathBuf, PathBuf)) -> usize {

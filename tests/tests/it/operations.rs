@@ -1,6 +1,5 @@
 //! Settings and orders of an operator, each tried on real nodes.
 
-use base_ha_tests::node::free_port;
 use base_ha_tests::wait::holds;
 use base_ha_tests::{Cluster, eventually};
 use serde_json::{Value, json};
@@ -158,13 +157,7 @@ fn a_moved_member_is_found_by_order() {
     cluster.start_all();
     cluster[0].sql("CREATE TABLE t(n)");
     cluster[2].stop();
-    let port = free_port();
-    let url = format!("http://127.0.0.1:{port}");
-    cluster[2].port = port;
-    cluster[2].set("BASE_HTTP", &format!("127.0.0.1:{port}"));
-    cluster[2].set("BASE_LOCAL_TARGET", &url);
-    let seats = format!("{},{},{url}", cluster[0].url(), cluster[1].url());
-    cluster[2].set("BASE_PEERS", &seats);
+    let url = cluster.moves(2);
     let path = "/_ha/members/node-3/url";
     let (status, said) = order(&cluster, 1, "POST", path, &json!({ "url": url }));
     assert_eq!((status, &said["changed"]), (200, &json!(true)), "{said}");

@@ -92,13 +92,7 @@ fn a_moved_member_is_found_at_its_new_url() {
     let mut cluster = Cluster::started(3);
     cluster[0].sql("CREATE TABLE t(n)");
     cluster[2].stop();
-    let port = base_ha_tests::node::free_port();
-    let url = format!("http://127.0.0.1:{port}");
-    cluster[2].port = port;
-    cluster[2].set("BASE_HTTP", &format!("127.0.0.1:{port}"));
-    cluster[2].set("BASE_LOCAL_TARGET", &url);
-    let seats = format!("{},{},{url}", cluster[0].url(), cluster[1].url());
-    cluster[2].set("BASE_PEERS", &seats);
+    let url = cluster.moves(2);
     cluster.start(2);
     eventually("the cluster knows the new address", || {
         let view = cluster[0].status()?;

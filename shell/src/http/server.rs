@@ -13,6 +13,7 @@ use crate::env::Env;
 use crate::error::ApiError;
 use crate::tls::member::Known;
 use crate::tls::stream::{self, NotAccepted, Shown};
+use base_ha_core::changeset::RequestId;
 use base_ha_core::ids::{Term, Url};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
@@ -53,7 +54,7 @@ pub(crate) struct Conn<E: Env> {
     cache: Mutex<Cache>,
 }
 
-/// Header values made once for many requests of a connection. One connection
+/// What is made once for many requests of a connection. One connection
 /// has one request at a time, so its lock is never waited for.
 #[derive(Default)]
 pub(crate) struct Cache {
@@ -62,6 +63,8 @@ pub(crate) struct Cache {
     /// The `Host` that was found to be legal.
     pub(crate) host: Option<HeaderValue>,
     pub(crate) token: Option<TokenCache>,
+    /// Random ids for the next writes.
+    pub(crate) ids: Vec<RequestId>,
 }
 
 impl<E: Env> Conn<E> {

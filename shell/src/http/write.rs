@@ -24,6 +24,10 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::timeout;
 
+/// Ids drawn at a time: each draw is a system call, which takes as long as the
+/// rest of the id's life.
+const IDS_DRAWN: usize = 16;
+
 pub(crate) async fn answer<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
     // One id for all tries: whatever happens, the request is one request.
     let id = match (&query.hop, &query.options.key) {
@@ -177,9 +181,15 @@ async fn committed<E: Env>(conn: &Conn<E>, query: &Query, id: RequestId, answer:
 
 /// Draws an id for a request that has none.
 pub(crate) fn mint<E: Env>(conn: &Conn<E>) -> RequestId {
-    let mut id = [0; 16];
-    conn.app.env.entropy(&mut id);
-    RequestId(u128::from_le_bytes(id))
+    let mut cache = conn.cache();
+    if let Some(id) = cache.ids.pop() {
+        return id;
+    }
+    let mut drawn = [[0; 16]; IDS_DRAWN];
+    conn.app.env.entropy(drawn.as_flattened_mut());
+    let [id, rest @ ..] = drawn.map(|id| RequestId(u128::from_le_bytes(id)));
+    cache.ids.extend(rest);
+    id
 }
 
 /// 504: it may have been done or not, and may still be.

@@ -28,8 +28,9 @@ pub struct Log {
 
 impl Log {
     /// Committed entries stay in memory up to this many bytes of payload and
-    /// bookkeeping.
-    pub const RING_BYTES_MAX: usize = 16 << 20;
+    /// bookkeeping: as much as may be under way to one follower. Whoever is
+    /// further behind is fed from the log on disk.
+    pub const RING_BYTES_MAX: usize = 4 << 20;
 
     /// The view of what was found on disk.
     ///

@@ -315,15 +315,12 @@ impl Engine {
     fn apply_counter(&mut self, table: &str, value: Option<i64>) -> Result<(), Fault> {
         let name = ValueRef::Text(table.as_bytes());
         let Some(value) = value else {
-            let mut delete = self.conn.prepare_one("DELETE FROM main.sqlite_sequence WHERE name = ?1")?;
-            return Ok(delete.run_with(&[name])?);
+            return Ok(self.sequence()?.delete.run_with(&[name])?);
         };
         let value = ValueRef::Integer(value);
-        let mut update = self.conn.prepare_one("UPDATE main.sqlite_sequence SET seq = ?2 WHERE name = ?1")?;
-        update.run_with(&[name, value])?;
+        self.sequence()?.update.run_with(&[name, value])?;
         if self.conn.changes() == 0 {
-            let mut insert = self.conn.prepare_one("INSERT INTO main.sqlite_sequence(name, seq) VALUES(?1, ?2)")?;
-            insert.run_with(&[name, value])?;
+            self.sequence()?.insert.run_with(&[name, value])?;
         }
         Ok(())
     }

@@ -565,11 +565,10 @@ impl Engine {
         }
         names.sort_unstable();
         names.dedup();
-        // One statement a request: the table may not have existed before.
-        let mut read = self.conn.prepare_one("SELECT seq FROM main.sqlite_sequence WHERE name = ?1")?;
         for name in names {
-            read.bind(1, ValueRef::Text(name.as_bytes()))?;
-            let value = read.integer()?;
+            let get = &mut self.sequence()?.get;
+            get.bind(1, ValueRef::Text(name.as_bytes()))?;
+            let value = get.integer()?;
             if self.counters.get(&name) != Some(&value) {
                 self.ctx.capture.borrow_mut().set.push_sequence(&name, value);
                 self.counters.insert(name, value);

@@ -65,11 +65,22 @@ pub(super) struct Own {
     pub(super) expire_requests: Stmt,
 }
 
+/// The store's own statements on `sqlite_sequence`, which SQLite makes with
+/// the first AUTOINCREMENT table.
+pub(super) struct Sequence {
+    pub(super) get: Stmt,
+    pub(super) update: Stmt,
+    pub(super) insert: Stmt,
+    pub(super) delete: Stmt,
+}
+
 /// `data.db` and the one connection that writes it.
 pub(super) struct Engine {
     // Statements come before the connection: they are dropped first, and
     // SQLite does not close a connection that has any.
     pub(super) own: Own,
+    /// Prepared when first needed.
+    sequence: Option<Sequence>,
     pub(super) cache: HashMap<String, Prepared>,
     pub(super) apply: ApplyCache,
     pub(super) conn: Conn<Ctx>,
@@ -218,7 +229,7 @@ fn configure(conn: &Conn<Ctx>, role: Role) -> Result<(), Failure> {
     }
     sql.execute_batch(
         "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864;
-         PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0; PRAGMA cell_size_check = ON;
+         PRAGMA cache_size = -8192; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0; PRAGMA cell_size_check = ON;
          PRAGMA busy_timeout = 2000;",
     )?;
     let writer = role == Role::Writer;
@@ -285,6 +296,18 @@ impl Own {
     }
 }
 
+impl Sequence {
+    fn prepare(conn: &Conn<Ctx>) -> Result<Self, Failure> {
+        let one = |sql| conn.prepare_one(sql);
+        Ok(Self {
+            get: one("SELECT seq FROM main.sqlite_sequence WHERE name = ?1")?,
+            update: one("UPDATE main.sqlite_sequence SET seq = ?2 WHERE name = ?1")?,
+            insert: one("INSERT INTO main.sqlite_sequence(name, seq) VALUES(?1, ?2)")?,
+            delete: one("DELETE FROM main.sqlite_sequence WHERE name = ?1")?,
+        })
+    }
+}
+
 impl Engine {
     /// Opens the file, or makes it.
     ///
@@ -317,6 +340,7 @@ impl Engine {
         let own = Own::prepare(&conn).map_err(failed)?;
         let mut engine = Self {
             own,
+            sequence: None,
             cache: HashMap::new(),
             apply: ApplyCache::default(),
             conn,
@@ -394,6 +418,7 @@ impl Engine {
         let mut own = Own::prepare(&conn)?;
         let data_version = own.data_version.integer()?.unwrap_or(0);
         self.own = own;
+        self.sequence = None;
         self.cache = HashMap::new();
         self.apply = ApplyCache::default();
         self.conn = conn;
@@ -569,6 +594,18 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// The statements on `sqlite_sequence`. To prepare one takes as long as an
+    /// insert does, on every node.
+    ///
+    /// # Errors
+    /// What SQLite says, as long as no table with AUTOINCREMENT was made.
+    pub(super) fn sequence(&mut self) -> Result<&mut Sequence, Failure> {
+        match &mut self.sequence {
+            Some(prepared) => Ok(prepared),
+            none => Ok(none.insert(Sequence::prepare(&self.conn)?)),
+        }
     }
 
     /// The content's hash as committed, or with the open group.

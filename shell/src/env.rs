@@ -15,6 +15,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// The world, real or simulated. Chosen by type parameter, never by feature.
@@ -94,19 +95,36 @@ pub trait Work<J>: Send + 'static {
     /// more, without one, whenever it returned with fewer jobs than it was
     /// given and left some. So a worker that takes a few at a time gets through
     /// all of them, and one that leaves jobs until another job releases them
-    /// costs nothing while it waits. It is never called with an empty queue.
+    /// costs nothing while it waits. It is called with an empty queue only when
+    /// its [`Patience`] has ended.
     ///
     /// When the last handle is dropped, it is called until it leaves its queue
     /// unchanged, then the worker ends and what is left is dropped.
     fn run(&mut self, jobs: &mut VecDeque<J>);
 
-    /// Whether jobs that come in by [`WorkerHandle::send_quiet`] may wait until
-    /// another one does: asked each time before the worker goes to sleep. A
-    /// worker that could do nothing with them but put them aside is spared a
-    /// wake-up for each.
-    fn deaf(&self) -> bool {
-        false
+    /// For how much of what comes in by [`WorkerHandle::send_quiet`] it need not
+    /// be woken, and for how long: asked each time before it goes to sleep. A
+    /// worker that could do nothing with quiet jobs but put them aside is spared
+    /// a wake-up for each.
+    fn patience(&self) -> Patience {
+        Patience::NONE
     }
+}
+
+/// What a sleeping worker is woken for, beside jobs that are not quiet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// So many jobs that wait, quiet ones among them.
+    pub jobs: usize,
+    /// So much time: it is called then, job or no job.
+    pub time: Option<Duration>,
+}
+
+impl Patience {
+    /// Woken for every job.
+    pub const NONE: Self = Self { jobs: 1, time: None };
+    /// Woken for no number of quiet jobs.
+    pub const DEAF: Self = Self { jobs: usize::MAX, time: None };
 }
 
 /// A runtime to spawn on; see [`Env::home`].
@@ -161,8 +179,8 @@ impl<J> WorkerHandle<J> {
         (self.send)(job, false)
     }
 
-    /// Hands over a job that need not wake a worker that is
-    /// [deaf](Work::deaf); its place in the order is the same.
+    /// Hands over a job for which a [patient](Patience) worker need not be
+    /// woken; its place in the order is the same.
     ///
     /// # Errors
     /// The job, if the worker has ended.

@@ -4,7 +4,7 @@
 //! Decides how a worker waits and what its panic means. Knows nothing of what
 //! workers do.
 
-use super::{Env, Home, Work, WorkerHandle};
+use super::{Env, Home, Patience, Work, WorkerHandle};
 use base_ha_core::time::{MonoTime, Now, WallTime};
 use rustix::net::sockopt;
 use rustix::time::{ClockId, clock_gettime};
@@ -205,8 +205,8 @@ struct Inbox<J> {
     asleep: bool,
     /// One of the jobs is not quiet.
     loud: bool,
-    /// Quiet jobs alone don't wake the worker.
-    deaf: bool,
+    /// So many jobs wake the worker, quiet as they may be.
+    enough: usize,
     /// The worker has ended.
     ended: bool,
     /// The last handle was dropped.
@@ -224,14 +224,13 @@ impl<J> Drop for Sender<J> {
 
 impl<J> Inbox<J> {
     fn worth_waking(&self) -> bool {
-        self.loud || !self.deaf && !self.jobs.is_empty()
+        self.loud || self.jobs.len() >= self.enough
     }
 }
 
 impl<J> Mailbox<J> {
     fn new() -> Self {
-        let inbox =
-            Inbox { jobs: VecDeque::new(), asleep: false, loud: false, deaf: false, ended: false, closed: false };
+        let inbox = Inbox { jobs: VecDeque::new(), asleep: false, loud: false, enough: 1, ended: false, closed: false };
         Self { inner: Mutex::new(inbox), arrived: Condvar::new() }
     }
 
@@ -256,14 +255,20 @@ impl<J> Mailbox<J> {
     }
 
     /// Moves what has come in to the end of `jobs`; sleeps until there is
-    /// something if `wait`, more than quiet jobs if it is `deaf` to them. False
-    /// once the last handle is gone and nothing came.
-    fn take(&self, jobs: &mut VecDeque<J>, wait: bool, deaf: bool) -> bool {
+    /// something if `wait`, or more than that for a worker that is patient.
+    /// False once the last handle is gone and nothing came.
+    fn take(&self, jobs: &mut VecDeque<J>, wait: bool, patience: Patience) -> bool {
         let mut inbox = self.lock();
-        inbox.deaf = deaf;
+        inbox.enough = patience.jobs;
         while wait && !inbox.worth_waking() && !inbox.closed {
             inbox.asleep = true;
-            inbox = self.arrived.wait(inbox).unwrap_or_else(PoisonError::into_inner);
+            let Some(time) = patience.time else {
+                inbox = self.arrived.wait(inbox).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            // Woken too early it says again for how long.
+            (inbox, _) = self.arrived.wait_timeout(inbox, time).unwrap_or_else(PoisonError::into_inner);
+            break;
         }
         inbox.asleep = false;
         inbox.loud = false;
@@ -284,8 +289,10 @@ fn work_loop<J, W: Work<J>>(name: &'static str, mailbox: &Mailbox<J>, mut work: 
         let mut jobs = VecDeque::new();
         let mut again = false;
         loop {
-            let open = mailbox.take(&mut jobs, !again, work.deaf());
-            if jobs.is_empty() || !(open || again) {
+            let patience = work.patience();
+            let open = mailbox.take(&mut jobs, !again, patience);
+            let idle = jobs.is_empty() && !(open && patience.time.is_some());
+            if idle || !(open || again) {
                 if open {
                     again = false;
                     continue;
@@ -387,8 +394,20 @@ mod tests {
             let _ = self.0.send(jobs.drain(..).collect());
         }
 
-        fn deaf(&self) -> bool {
-            true
+        fn patience(&self) -> Patience {
+            Patience::DEAF
+        }
+    }
+
+    struct Waits(mpsc::Sender<Vec<u32>>, Patience);
+
+    impl Work<u32> for Waits {
+        fn run(&mut self, jobs: &mut VecDeque<u32>) {
+            let _ = self.0.send(jobs.drain(..).collect());
+        }
+
+        fn patience(&self) -> Patience {
+            self.1
         }
     }
 
@@ -404,6 +423,28 @@ mod tests {
         worker.send_quiet(4).expect("alive");
         drop(worker);
         assert_eq!(saw.recv_timeout(PATIENCE), Ok(vec![4]), "quiet jobs are done before the end");
+    }
+
+    #[test]
+    fn a_patient_worker_is_called_for_enough_jobs_or_when_its_time_is_over() {
+        let (seen, saw) = mpsc::channel();
+        let worker = RealEnv.worker("patient", Waits(seen, Patience { jobs: 3, time: Some(PATIENCE * 10) }));
+        worker.send_quiet(1).expect("alive");
+        worker.send_quiet(2).expect("alive");
+        assert!(saw.recv_timeout(Duration::from_millis(50)).is_err(), "it was woken for two jobs");
+        worker.send_quiet(3).expect("alive");
+        assert_eq!(saw.recv_timeout(PATIENCE), Ok(vec![1, 2, 3]));
+        drop(worker);
+
+        let (seen, saw) = mpsc::channel();
+        let brief = Patience { jobs: usize::MAX, time: Some(Duration::from_millis(1)) };
+        let worker = RealEnv.worker("brief", Waits(seen, brief));
+        assert_eq!(saw.recv_timeout(PATIENCE), Ok(vec![]), "it is called without a job");
+        worker.send_quiet(1).expect("alive");
+        let called: Vec<u32> = saw.iter().find(|jobs| !jobs.is_empty()).expect("it is called on and on");
+        assert_eq!(called, [1]);
+        drop(worker);
+        assert!(saw.iter().all(|jobs| jobs.is_empty()), "it ends");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use base_ha_core::ids::Seq;
 use base_ha_core::io::{ProposalId, Refusal};
 use base_ha_core::member::Membership;
 use base_ha_core::position::Position;
+use base_ha_core::time::MonoTime;
 use base_ha_core::wire::decode_membership;
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -56,6 +57,7 @@ pub(super) struct Group {
     payloads: u64,
     /// Its entries' places, once they have them.
     range: Option<(Seq, Position)>,
+    begun: MonoTime,
 }
 
 impl Group {
@@ -92,6 +94,7 @@ impl Inner {
             return;
         }
         self.clock.raise(engine.hlc);
+        self.linger.begun(self.waiting.len());
         let started = (self.now)();
         let mut now = started;
         let mut members: Vec<Member> = Vec::with_capacity(self.waiting.len().min(REQUESTS_MAX));
@@ -159,7 +162,8 @@ impl Inner {
                     // now: it is believed only of a request that was alone.
                     if members.is_empty() || alone || full || error.code == "statement_timeout" {
                         self.requeue(members);
-                        self.confirm(vec![Member { waiting: next, answered: false, result: Err(error), entry: None }]);
+                        let guilty = Member { waiting: next, answered: false, result: Err(error), entry: None };
+                        self.confirm(started.mono, vec![guilty]);
                     } else {
                         next.alone = true;
                         self.waiting.push_front(next);
@@ -177,17 +181,18 @@ impl Inner {
             // Nothing changed: there is nothing to commit.
             engine.rollback();
             if !members.is_empty() {
-                self.confirm(members);
+                self.confirm(started.mono, members);
             }
             return;
         }
-        self.propose(members, payloads);
+        self.propose(started.mono, members, payloads);
     }
 
-    fn propose(&mut self, members: Vec<Member>, payloads: Vec<Bytes>) {
+    fn propose(&mut self, begun: MonoTime, members: Vec<Member>, payloads: Vec<Bytes>) {
         self.next_proposal += 1;
         let id = self.next_proposal;
-        self.group = Some(Group { id, members, payloads: payloads.len() as u64, range: None });
+        self.group = Some(Group { id, members, payloads: payloads.len() as u64, range: None, begun });
+        self.tell_loop();
         (self.out)(NodeEvent::Propose { id, payloads });
     }
 
@@ -196,8 +201,8 @@ impl Inner {
     /// would tell of data that another writer has changed since. They are
     /// answered once the node loop has said that the pin is held now. The
     /// connection waits meanwhile, so that what they saw stays the latest.
-    fn confirm(&mut self, members: Vec<Member>) {
-        self.propose(members, Vec::new());
+    fn confirm(&mut self, begun: MonoTime, members: Vec<Member>) {
+        self.propose(begun, members, Vec::new());
     }
 
     fn confirmed(&mut self) {
@@ -317,6 +322,7 @@ impl Inner {
         self.stats.group_bytes.observe(entries.iter().filter(|e| e.seq >= first).map(|e| e.payload.len() as u64).sum());
         self.backlog.drain(..count);
         let mut at = entries.iter().rfind(|e| e.seq < first).map_or(before, Entry::position);
+        let (answered, begun) = (group.members.len(), group.begun);
         for member in group.members {
             if let Some(n) = member.entry
                 && let Some(entry) = entries.iter().find(|e| e.seq.0 == first.0 + n)
@@ -326,7 +332,9 @@ impl Inner {
             }
             self.answer(member, at);
         }
-        self.publish();
+        self.publish_to_readers();
+        let now = (self.now)().mono;
+        self.linger.answered(now, now.since(begun), answered, self.waiting.len(), REQUESTS_MAX);
     }
 
     /// Answers a member whose group is over: COMMITted, or without entries.

@@ -9,7 +9,7 @@
 //! | file | decides |
 //! |---|---|
 //! | `worker` | the order of things, and when the connection must not be used |
-//! | `group`, `requests` | who shares a transaction, what each is answered, what is a repetition |
+//! | `group`, `linger`, `requests` | who shares a transaction, what each is answered, what is a repetition |
 //! | `execute`, `problem` | what of one request is kept; what a client is told otherwise |
 //! | `capture`, `guard` | what changed; what SQL may do |
 //! | `apply` | how an entry becomes rows |
@@ -28,6 +28,7 @@ mod group;
 mod guard;
 mod hash;
 mod install;
+mod linger;
 mod open;
 pub mod policy;
 mod problem;
@@ -111,6 +112,8 @@ pub fn open<E: Env>(
         engine: Some(engine),
         waiting: VecDeque::new(),
         group: None,
+        linger: linger::Linger::default(),
+        lingers: false,
         backlog: VecDeque::new(),
         recent: requests::Recent::default(),
         next_proposal: 0,
@@ -120,6 +123,7 @@ pub fn open<E: Env>(
         now: Box::new(move || time.now()),
         out: Box::new(out),
         applied: sender,
+        untold: None,
         interrupt: interrupt.clone(),
         queue_max: limits.write_queue_max,
         pin: Pin::default(),

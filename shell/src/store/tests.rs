@@ -84,6 +84,15 @@ impl Store {
         let mut jobs: VecDeque<_> = jobs.into_iter().collect();
         self.worker.run(&mut jobs);
         assert!(jobs.is_empty(), "the worker left jobs");
+        while let Some(time) = self.worker.patience().time {
+            std::thread::sleep(time);
+            self.worker.run(&mut jobs);
+        }
+        self.hear();
+    }
+
+    /// Takes what the worker has said.
+    fn hear(&mut self) {
         while let Ok(event) = self.events.try_recv() {
             match event {
                 NodeEvent::Propose { id, payloads } => self.proposals.push_back((id, payloads)),

@@ -6,13 +6,14 @@
 use super::apply::{Halt, halt};
 use super::group::{Group, Waiting, follows};
 use super::install;
+use super::linger::Linger;
 use super::open::{Engine, Role};
 use super::problem;
 use super::requests::Recent;
 use super::sys::Whole;
 use crate::api::{NodeEvent, Organ, Rejected, StoreJob, WriteError, WriteRequest};
 use crate::env::files::Drive;
-use crate::env::{Env, Work};
+use crate::env::{Env, Patience, Work};
 use crate::error::ApiError;
 use crate::metrics::StoreStats;
 use base_ha_core::entry::Entry;
@@ -74,8 +75,16 @@ impl<E: Env> Work<StoreJob> for StoreWorker<E> {
 
     /// While a group waits to be committed, further requests and notices of
     /// progress could only be put aside.
-    fn deaf(&self) -> bool {
-        self.inner.all_waiting.is_empty() && self.inner.group.as_ref().is_some_and(|group| !group.awaits_own_log())
+    fn patience(&self) -> Patience {
+        let inner = &self.inner;
+        // Somebody waits for the very news.
+        let heeds = !inner.all_waiting.is_empty() || inner.group.as_ref().is_some_and(Group::awaits_own_log);
+        if inner.lingers {
+            // The time may be over since: then it is called at once.
+            let (jobs, time) = inner.pause().unwrap_or((1, Duration::ZERO));
+            return Patience { jobs: if heeds { 1 } else { jobs }, time: Some(time) };
+        }
+        if inner.group.is_some() && !heeds { Patience::DEAF } else { Patience::NONE }
     }
 }
 
@@ -103,6 +112,9 @@ pub(super) struct Inner {
     pub(super) engine: Option<Engine>,
     pub(super) waiting: VecDeque<Waiting>,
     pub(super) group: Option<Group>,
+    pub(super) linger: Linger,
+    /// The next group is put off: the worker is to be called for it.
+    pub(super) lingers: bool,
     /// Committed entries that are not applied yet.
     pub(super) backlog: VecDeque<Entry>,
     pub(super) recent: Recent,
@@ -116,6 +128,8 @@ pub(super) struct Inner {
     pub(super) now: Box<dyn Fn() -> Now>,
     pub(super) out: Box<dyn Fn(NodeEvent)>,
     pub(super) applied: watch::Sender<Position>,
+    /// The node loop has yet to hear of the last COMMIT.
+    pub(super) untold: Option<(Position, ContentHash)>,
     pub(super) interrupt: Interrupt,
     pub(super) queue_max: usize,
     pub(super) pin: Pin,
@@ -274,6 +288,7 @@ impl Inner {
     /// the next group.
     fn advance(&mut self) {
         self.retry_stuck();
+        self.lingers = false;
         while self.fence.is_none() && self.engine.is_some() {
             if !self.backlog.is_empty() {
                 match &self.group {
@@ -289,6 +304,10 @@ impl Inner {
                     }
                 }
             } else if self.group.is_none() && !self.waiting.is_empty() && !self.interrupt.0.load(Ordering::Acquire) {
+                self.lingers = self.pause().is_some();
+                if self.lingers {
+                    break;
+                }
                 // Between two groups: under load there is no other time, and
                 // the log is not trimmed before.
                 self.checkpoint();
@@ -299,9 +318,18 @@ impl Inner {
                 break;
             }
         }
+        if !self.lingers {
+            self.tell_loop();
+        }
         if self.group.is_none() {
             self.checkpoint();
         }
+    }
+
+    /// How many more requests the next group waits for, and how long, if it
+    /// does.
+    fn pause(&self) -> Option<(usize, Duration)> {
+        self.linger.pause((self.now)().mono, self.waiting.len())
     }
 
     fn apply(&mut self) {
@@ -362,15 +390,30 @@ impl Inner {
 
     /// Tells everyone what `data.db` contains now.
     pub(super) fn publish(&mut self) {
+        self.publish_to_readers();
+        self.tell_loop();
+    }
+
+    /// Tells those who wait for a position; the node loop is told with what it
+    /// hears next from here. It has other things to do while a writer's groups
+    /// follow each other.
+    pub(super) fn publish_to_readers(&mut self) {
         let Some(engine) = &self.engine else { return };
-        let (position, content) = (engine.applied, engine.content());
         self.clock.raise(engine.hlc);
-        self.applied.send_replace(position);
-        (self.out)(NodeEvent::Applied { position, content });
+        self.applied.send_replace(engine.applied);
+        self.untold = Some((engine.applied, engine.content()));
+    }
+
+    /// Tells the node loop what it was not told yet.
+    pub(super) fn tell_loop(&mut self) {
+        if let Some((position, content)) = self.untold.take() {
+            (self.out)(NodeEvent::Applied { position, content });
+        }
     }
 
     /// Stops using the connection and says why.
     pub(super) fn fence(&mut self, halt: Halt) {
+        self.tell_loop();
         let (fence, event) = match halt {
             Halt::Stuck(why) => {
                 tracing::error!(why, "data.db cannot be written: reads go on, writes do not");

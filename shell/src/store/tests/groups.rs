@@ -55,6 +55,37 @@ fn errors_and_empty_results_wait_for_the_commit_too() {
     assert_eq!(read.position, pair.last(), "it saw the row, so it is at the row's position");
 }
 
+/// Who was just answered is likely to come again: the next group is for them as
+/// well, and costs every node the same.
+#[test]
+fn a_group_waits_for_the_clients_of_the_last_one() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    // The pause lasts a moment, which a busy machine may miss.
+    for n in 0..100 {
+        let insert = || vec![text("INSERT INTO t VALUES(1)")];
+        let _first = pair.send_all(vec![insert(), insert()]);
+        let _early = pair.send(insert());
+        std::thread::sleep(Duration::from_millis(4));
+        let (id, entries) = pair.place();
+        let (first, last) = (entries[0].seq, entries[1].position());
+        let done = [StoreJob::Proposed { id, first, last }, StoreJob::Apply { entries: entries.clone() }];
+        pair.writer.worker.run(&mut VecDeque::from(done));
+        let patience = pair.writer.worker.patience();
+        let _back = pair.send_all(vec![insert(), insert()]);
+        pair.replica.apply(&entries);
+        let sizes: Vec<_> = pair.writer.proposals.iter().map(|(_, payloads)| payloads.len()).collect();
+        pair.settle();
+        if sizes == [3] {
+            assert_eq!(patience.jobs, 2, "it is woken when both are back");
+            pair.check();
+            return;
+        }
+        assert_eq!(sizes, [1], "try {n}: without a pause the early one goes alone");
+    }
+    panic!("no group ever waited");
+}
+
 /// Under load the next group waits already when one ends.
 #[test]
 fn a_checkpoint_gets_its_turn_under_load() {

@@ -73,7 +73,8 @@ pub struct WriteRequest {
     pub id: RequestId,
     /// The client's `Idempotency-Key`, if it sent one.
     pub idempotency_key: Option<String>,
-    /// BLAKE3 of the body, first 16 bytes.
+    /// BLAKE3 of the body, first 16 bytes; only with a key, which must not come
+    /// back with another body.
     pub body_digest: [u8; 16],
     /// What to run, as one transaction.
     pub statements: Vec<Statement>,

@@ -16,7 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 /// How long to wait before asking again where nothing announces a change: a
 /// refused connection, or a store that knows more than the view.
@@ -36,7 +36,9 @@ pub(crate) struct Seek<'a, E: Env> {
     conn: &'a Conn<E>,
     hop: Option<&'a Hop>,
     view: watch::Receiver<Arc<View>>,
-    bound: Pin<Box<Sleep>>,
+    until: Instant,
+    /// Rings at `until`; made when there is something to wait for.
+    bound: Option<Pin<Box<Sleep>>>,
 }
 
 impl<'a, E: Env> Seek<'a, E> {
@@ -44,7 +46,7 @@ impl<'a, E: Env> Seek<'a, E> {
     /// passed on again (B17).
     pub(crate) fn new(conn: &'a Conn<E>, hop: Option<&'a Hop>) -> Self {
         let app = &conn.app;
-        Self { conn, hop, view: app.view.clone(), bound: Box::pin(sleep(app.config.limits.wait_timeout)) }
+        Self { conn, hop, view: app.view.clone(), until: Instant::now() + app.config.limits.wait_timeout, bound: None }
     }
 
     /// The next place to try.
@@ -71,7 +73,7 @@ impl<'a, E: Env> Seek<'a, E> {
             tokio::select! {
                 biased;
                 changed = self.view.changed() => changed.map_err(|_| self.ended(&view))?,
-                () = &mut self.bound => return Err(self.give_up(&view)),
+                () = self.bound.get_or_insert_with(|| Box::pin(sleep_until(self.until))) => return Err(self.give_up(&view)),
             }
         }
     }
@@ -83,7 +85,7 @@ impl<'a, E: Env> Seek<'a, E> {
     pub(crate) async fn pause(&mut self) -> Result<(), ApiError> {
         tokio::select! {
             biased;
-            () = &mut self.bound => {
+            () = self.bound.get_or_insert_with(|| Box::pin(sleep_until(self.until))) => {
                 let view = self.view.borrow().clone();
                 Err(self.give_up(&view))
             }
@@ -98,8 +100,10 @@ impl<'a, E: Env> Seek<'a, E> {
     /// Time that the writer had the request counts for nothing here: it may
     /// have been asleep, and there is another one now.
     pub(crate) fn extend(&mut self, by: Duration) {
-        let until = self.bound.deadline() + by;
-        self.bound.as_mut().reset(until);
+        self.until += by;
+        if let Some(bound) = &mut self.bound {
+            bound.as_mut().reset(self.until);
+        }
     }
 
     /// The node loop is gone. A request that was passed on goes back, so that

@@ -8,7 +8,9 @@ use crate::ids::{BootNonce, ClusterId, ConfigVersion, ContentHash, Hash, Incarna
 use crate::member::Membership;
 use crate::position::Position;
 use crate::time::MonoTime;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use bytes::Bytes;
 
 /// One frame: who says it, from what standing, and what.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -137,6 +139,25 @@ pub struct Append {
     /// False after [`Message::TimeoutNow`] and while draining for good: the
     /// receiver renews no promise.
     pub renews: bool,
+    /// Instead of entries: a piece of the next one, which is too large to
+    /// travel in one frame.
+    pub part: Option<Box<Part>>,
+}
+
+/// A piece of one entry's payload. What it is a piece of is told with each, so
+/// that one that comes alone, or late, is known for what it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// The entry, its payload left out. Its hash is that of the whole.
+    pub head: Entry,
+    /// How long the whole payload is, in bytes: at most
+    /// [`Entry::PAYLOAD_MAX`].
+    pub length: usize,
+    /// Where this piece begins.
+    pub offset: usize,
+    /// The piece. Empty at the end of the payload, it asks what became of the
+    /// others.
+    pub bytes: Bytes,
 }
 
 /// What a follower has.
@@ -165,6 +186,14 @@ pub enum AppendResult {
         hint: Position,
         /// The end of its durable log.
         last: Seq,
+    },
+    /// Log matching held; of an entry that comes in pieces so much is in
+    /// memory. It says nothing of the disk.
+    Partial {
+        /// The entry.
+        seq: Seq,
+        /// So many bytes of its payload, from the first on.
+        bytes: usize,
     },
 }
 

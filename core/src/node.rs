@@ -14,6 +14,8 @@
 //! | `follow` | appends taken, the commit index, what is applied |
 //! | `write` | the writer: proposals, commit rule, lease, reads |
 //! | `feed`, `progress` | what each follower is sent next |
+//! | `parts` | an entry that is too large for one frame |
+//! | `window` | how much may be under way to a follower |
 //! | `transfer` | handing the pin over |
 //! | `change` | membership changes and admission |
 //! | `health` | the store, content hashes, quarantine |
@@ -27,11 +29,13 @@ mod feed;
 mod follow;
 mod health;
 mod identity;
+mod parts;
 mod peer;
 mod progress;
 mod pulse;
 mod report;
 mod transfer;
+mod window;
 mod write;
 
 use crate::config::Config;
@@ -49,6 +53,7 @@ use alloc::vec::Vec;
 use durable::{Disk, Gate};
 use election::Campaign;
 use health::Health;
+use parts::Assembly;
 use peer::Peer;
 use progress::Writer;
 
@@ -101,6 +106,8 @@ pub struct Node {
     hard: HardState,
     disk: Disk,
     log: Log,
+    /// What is there of an entry that comes in pieces.
+    assembly: Option<Assembly>,
     /// Durable in the log up to here.
     durable: Seq,
     commit: Seq,
@@ -197,6 +204,7 @@ impl Node {
             hard,
             disk: Disk::default(),
             log,
+            assembly: None,
             durable: last,
             commit,
             ordered: recovered.applied.seq.max(commit),

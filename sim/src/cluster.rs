@@ -370,7 +370,9 @@ impl Cluster {
         self.steps += 1;
         self.trace.line(at, &machine.id, format_args!("<- {input:?}"));
         if let Input::Received { envelope: Envelope { message: Message::Append(append), .. }, .. } = &input {
-            let reach = Seq(append.prev.seq.0 + append.entries.len() as u64);
+            // A part may be the last one of its entry.
+            let entries = append.entries.len() as u64 + u64::from(append.part.is_some());
+            let reach = Seq(append.prev.seq.0 + entries);
             process.told = process.told.max(append.commit.min(reach));
         }
         let mut out = std::mem::take(&mut self.out);

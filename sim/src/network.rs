@@ -28,6 +28,8 @@ pub struct Network {
     hosts: usize,
     /// How many faults cut each directed link at present.
     cuts: Vec<u32>,
+    /// When each directed line has carried what it was given, in microseconds.
+    free_us: Vec<u64>,
     prng: Prng,
     /// Frames kept for a late replay.
     kept: Vec<Frame>,
@@ -39,7 +41,7 @@ const KEPT_MAX: usize = 64;
 impl Network {
     /// A whole network of so many machines.
     pub fn new(plan: NetPlan, hosts: usize, prng: Prng) -> Self {
-        Self { plan, hosts, cuts: vec![0; hosts * hosts], prng, kept: Vec::new() }
+        Self { plan, hosts, cuts: vec![0; hosts * hosts], free_us: vec![0; hosts * hosts], prng, kept: Vec::new() }
     }
 
     /// Cuts or mends the link from one machine to another, in that direction.
@@ -65,9 +67,9 @@ impl Network {
         };
     }
 
-    /// When copies of `frame` arrive, in microseconds from now, and as which
-    /// bytes: none if it is lost.
-    pub fn send(&mut self, frame: Frame, counts: &mut Counts) -> Vec<(u64, Frame)> {
+    /// When copies of `frame`, sent at `now_us`, arrive, in microseconds from
+    /// then, and as which bytes: none if it is lost.
+    pub fn send(&mut self, now_us: u64, frame: Frame, counts: &mut Counts) -> Vec<(u64, Frame)> {
         // The same numbers are drawn whatever happens to the frame, so that one
         // cut link does not change every later fate.
         let lost = self.prng.chance(self.plan.loss_pm);
@@ -84,10 +86,12 @@ impl Network {
             }
             return Vec::new();
         }
+        let carried = self.carry(now_us, &frame, counts);
         if lost {
             counts.add("frame_lost");
             return Vec::new();
         }
+        let (delay, second_delay) = (carried + delay, carried + second_delay);
         let mut out = Vec::with_capacity(3);
         if replayed && !self.kept.is_empty() {
             let index = self.prng.index(self.kept.len());
@@ -115,6 +119,21 @@ impl Network {
         };
         out.push((delay, frame));
         out
+    }
+
+    /// How long the line takes until it has carried a frame, behind all that it
+    /// was given before. What is lost later was carried as well.
+    fn carry(&mut self, now_us: u64, frame: &Frame, counts: &mut Counts) -> u64 {
+        let kbit = self.plan.line_kbit;
+        if kbit == 0 {
+            return 0;
+        }
+        let free = &mut self.free_us[frame.from * self.hosts + frame.to];
+        if *free > now_us {
+            counts.add("frame_queued");
+        }
+        *free = now_us.max(*free) + frame.bytes.len() as u64 * 8 * 1000 / kbit;
+        *free - now_us
     }
 
     fn delay(&mut self) -> u64 {
@@ -152,7 +171,7 @@ mod tests {
     fn a_whole_network_delivers_each_frame_once_and_unchanged() {
         let mut counts = Counts::default();
         let mut net = network(NetPlan::default());
-        let arrivals = net.send(frame(), &mut counts);
+        let arrivals = net.send(0, frame(), &mut counts);
         assert_eq!(arrivals.len(), 1);
         assert_eq!(arrivals[0].1.bytes, frame().bytes);
         assert!(counts.iter().next().is_none());
@@ -171,6 +190,19 @@ mod tests {
     }
 
     #[test]
+    fn a_narrow_line_carries_one_frame_after_the_other() {
+        let mut counts = Counts::default();
+        // Ten bytes take 80 ms.
+        let mut net = network(NetPlan { line_kbit: 1, delay_us_min: 0, delay_us_max: 0, ..NetPlan::default() });
+        let mut arrival = |now_us, frame| net.send(now_us, frame, &mut counts)[0].0;
+        assert_eq!(arrival(0, frame()), 80_000);
+        assert_eq!(arrival(30_000, frame()), 130_000, "behind the first");
+        assert_eq!(arrival(30_000, Frame { from: 1, to: 0, ..frame() }), 80_000, "the other way is free");
+        assert_eq!(arrival(500_000, frame()), 80_000, "by now it is free");
+        assert_eq!(counts.get("frame_queued"), 1);
+    }
+
+    #[test]
     fn each_fault_is_counted_when_it_happens() {
         let mut counts = Counts::default();
         let mut net = network(NetPlan {
@@ -183,7 +215,7 @@ mod tests {
         });
         let mut arrived = 0;
         for _ in 0..1000 {
-            for (_, copy) in net.send(frame(), &mut counts) {
+            for (_, copy) in net.send(0, frame(), &mut counts) {
                 arrived += usize::from(copy.bytes == frame().bytes);
             }
         }

@@ -67,6 +67,11 @@ pub struct NetPlan {
     pub clog_pm: u32,
     /// Followed by some much older frame.
     pub replay_pm: u32,
+    /// What each line carries in each direction, in kbit/s: a frame takes the
+    /// longer the larger it is, and waits for those before it. 0 for as much as
+    /// there is.
+    #[serde(default)]
+    pub line_kbit: u64,
 }
 
 impl Default for NetPlan {
@@ -79,6 +84,7 @@ impl Default for NetPlan {
             corrupt_pm: 0,
             clog_pm: 0,
             replay_pm: 0,
+            line_kbit: 0,
         }
     }
 }
@@ -365,6 +371,7 @@ impl Plan {
             replay_pm: pm(50),
             delay_us_min,
             delay_us_max: delay_us_min + net.within(100..=60_000),
+            line_kbit: draw_line(seed),
         };
         let chaos_ms = cluster.within(8_000..=30_000);
         let plan = Self {
@@ -480,6 +487,13 @@ impl Plan {
     }
 }
 
+/// Mostly a line that is no bound; else one between what a lease needs at least
+/// and a fast one.
+fn draw_line(seed: u64) -> u64 {
+    let mut prng = Prng::named(seed, "line plan");
+    if prng.chance(200) { prng.within(2..=10).pow(2) * 1000 } else { 0 }
+}
+
 fn signed(prng: &mut Prng, max: u64) -> i64 {
     prng.within(0..=2 * max) as i64 - max as i64
 }
@@ -563,6 +577,7 @@ mod tests {
             with(|f| matches!(f, Fault::Bridge { .. })),
             with(|f| matches!(f, Fault::RemoveMember { .. })),
             plans.iter().filter(|p| p.net.loss_pm > 0).count(),
+            plans.iter().filter(|p| p.net.line_kbit > 0).count(),
         ] {
             assert!((20..180).contains(&count), "{count} of 200");
         }

@@ -180,6 +180,16 @@ impl Cluster {
         self.links.heal();
     }
 
+    /// Makes every connection between nodes carry so many bytes a second only.
+    pub fn narrow(&self, bytes_per_second: u64) {
+        self.links.narrow(bytes_per_second);
+    }
+
+    /// How many bytes passed over narrow links so far.
+    pub fn slowed(&self) -> u64 {
+        self.links.slowed()
+    }
+
     /// How many bytes were held back by cuts so far.
     pub fn held_back(&self) -> u64 {
         self.links.held_back()

@@ -1,7 +1,7 @@
-//! Links that can be cut: a TCP proxy in front of each node.
+//! Links that can be cut or made narrow: a TCP proxy in front of each node.
 //!
-//! Decides whose bytes pass. A cut is silent, as a broken cable is: nothing is
-//! closed, bytes wait until the link is mended.
+//! Decides whose bytes pass, and how fast. A cut is silent, as a broken cable is:
+//! nothing is closed, bytes wait until the link is mended.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,12 +18,21 @@ pub struct Links {
     cut: Mutex<BTreeSet<(usize, usize)>>,
     pids: Mutex<Vec<Option<u32>>>,
     held_back: AtomicU64,
+    /// Bytes a second that each connection carries each way; 0 for any number.
+    rate: AtomicU64,
+    slowed: AtomicU64,
 }
 
 impl Links {
     /// All links are whole.
     pub fn new(size: usize) -> Self {
-        Self { cut: Mutex::new(BTreeSet::new()), pids: Mutex::new(vec![None; size]), held_back: AtomicU64::new(0) }
+        Self {
+            cut: Mutex::new(BTreeSet::new()),
+            pids: Mutex::new(vec![None; size]),
+            held_back: AtomicU64::new(0),
+            rate: AtomicU64::new(0),
+            slowed: AtomicU64::new(0),
+        }
     }
 
     /// Node `n` is this process now.
@@ -44,6 +53,16 @@ impl Links {
     /// Mends all links.
     pub fn heal(&self) {
         lock(&self.cut).clear();
+    }
+
+    /// From now on each connection carries so many bytes a second each way.
+    pub fn narrow(&self, bytes_per_second: u64) {
+        self.rate.store(bytes_per_second, Ordering::Relaxed);
+    }
+
+    /// How many bytes passed over narrow links so far.
+    pub fn slowed(&self) -> u64 {
+        self.slowed.load(Ordering::Relaxed)
     }
 
     /// How many bytes a cut held back so far: a test that cuts proves by it
@@ -145,7 +164,8 @@ fn connect(inward: TcpStream, peer: SocketAddr, to: usize, target: u16, links: &
 fn relay(mut from: TcpStream, mut to: TcpStream, links: &Links, over: &AtomicBool, is_cut: impl Fn(&Links) -> bool) {
     let _ = from.set_read_timeout(Some(Duration::from_millis(100)));
     let _ = (from.set_nodelay(true), to.set_nodelay(true), from.set_nonblocking(false));
-    let mut bytes = [0u8; 64 << 10];
+    // Small, so that what passes a narrow link trickles.
+    let mut bytes = [0u8; 16 << 10];
     while !over.load(Ordering::Relaxed) {
         let n = match from.read(&mut bytes) {
             Ok(0) => break,
@@ -160,6 +180,11 @@ fn relay(mut from: TcpStream, mut to: TcpStream, links: &Links, over: &AtomicBoo
             while is_cut(links) && !over.load(Ordering::Relaxed) {
                 std::thread::sleep(LOOK_EVERY);
             }
+        }
+        let rate = links.rate.load(Ordering::Relaxed);
+        if let Some(nanos) = (n as u64 * 1_000_000_000).checked_div(rate) {
+            links.slowed.fetch_add(n as u64, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_nanos(nanos));
         }
         if to.write_all(&bytes[..n]).is_err() {
             break;

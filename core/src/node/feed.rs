@@ -1,9 +1,10 @@
 //! Feeding followers: live shipping and catch-up are one path.
 //!
 //! Decides what each follower is sent next: entries from memory, entries read
-//! from the log, a bare heartbeat, or word that it needs a snapshot. Knows
+//! from the log, a piece of a large one, a bare heartbeat, or word that it needs a snapshot. Knows
 //! nothing of what makes an entry committed.
 
+use super::parts::Parts;
 use super::progress::{Feed, Progress};
 use super::{Gate, Node, Stance};
 use crate::entry::Entry;
@@ -14,6 +15,7 @@ use crate::member::Role;
 use crate::message::{Append, Message, Refused};
 use crate::position::Position;
 use crate::time::Now;
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
@@ -57,30 +59,86 @@ impl Node {
                 self.urge_snapshot(now, id, progress, out);
                 break;
             }
+            if self.parts_of_next(progress) {
+                self.ship_part(now, id, progress, renews, out);
+                sent = true;
+                continue;
+            }
             let prev = self.log.position(prev_seq);
-            let entries = self.log.entries(progress.next, last.seq, Self::APPEND_BYTES_MAX);
+            let bytes_max = Self::APPEND_BYTES_MAX.min(progress.room());
+            let entries = self.log.entries(progress.next, last.seq, bytes_max);
             let (Some(prev), Some(entries)) = (prev, entries) else {
                 if progress.load.is_none() {
                     self.load_for(id, progress, out);
                 }
                 break;
             };
-            self.ship(now, id, progress, (prev, entries), renews, out);
-            sent = true;
+            sent |= self.ship_run(now, id, progress, (prev, entries), renews, out);
         }
         // While probing only what it surely has is worth telling it about.
         let reach = match progress.feed {
             Feed::Replicate => Seq(progress.next.0 - 1),
             Feed::Probe { .. } | Feed::Snapshot { .. } => progress.matched,
         };
-        if !sent && (progress.due || progress.told < self.commit.min(reach)) {
-            // A bare one renews the lease and moves the commit index. If the
-            // point before the next entry has left memory the last one serves:
-            // the answer says what is missing, which is known already.
+        if progress.due || (!sent && progress.told < self.commit.min(reach)) {
+            // A bare one renews the lease and moves the commit index. One a
+            // heartbeat goes out whatever was sent: entries are answered once
+            // they are on the disk, and a slow one must not cost the lease. If
+            // the point before the next entry has left memory the last one
+            // serves: the answer says what is missing, which is known already.
             let known = self.log.position(Seq(progress.next.0 - 1));
             self.ship(now, id, progress, (known.unwrap_or(last), Vec::new()), renews, out);
         }
         progress.due = false;
+    }
+
+    /// Whether the follower's next entry travels in pieces that are at hand.
+    fn parts_of_next(&self, progress: &mut Progress) -> bool {
+        let next = progress.next;
+        let at_hand = progress.parts.as_ref().is_some_and(|parts| {
+            // A truncated log may hold another entry there by now.
+            parts.seq() == next && self.log.position(next).is_none_or(|known| known == parts.position())
+        });
+        if !at_hand && progress.parts.as_ref().is_some_and(|parts| parts.seq() >= next) {
+            progress.parts = None;
+        }
+        at_hand
+    }
+
+    /// Ships entries as far as they fit into one frame; the first one that does
+    /// not is made ready to go in pieces. False if nothing was sent.
+    fn ship_run(
+        &mut self,
+        now: Now,
+        id: &NodeId,
+        progress: &mut Progress,
+        (prev, mut entries): (Position, Vec<Entry>),
+        renews: bool,
+        out: &mut Outbox,
+    ) -> bool {
+        match entries.iter().position(Parts::needed) {
+            Some(0) => {
+                progress.parts = Some(Parts::new(prev, entries.swap_remove(0)));
+                return false;
+            }
+            Some(fit) => entries.truncate(fit),
+            None => {}
+        }
+        self.ship(now, id, progress, (prev, entries), renews, out);
+        true
+    }
+
+    fn ship_part(&mut self, now: Now, id: &NodeId, progress: &mut Progress, renews: bool, out: &mut Outbox) {
+        let sent = self.stamp(now);
+        let Some(parts) = &mut progress.parts else {
+            return;
+        };
+        let (part, end) = parts.next();
+        let (prev, all) = (parts.prev, parts.is_sent());
+        progress.sent_part(prev.seq, end, all, part.bytes.len(), sent);
+        progress.told = progress.told.max(self.commit.min(prev.seq));
+        let append = Append { sent, prev, entries: Vec::new(), commit: self.commit, renews, part: Some(Box::new(part)) };
+        self.tell(id, Gate::HardState, Message::Append(append), out);
     }
 
     fn ship(
@@ -96,11 +154,13 @@ impl Node {
         if let Some(entry) = entries.last() {
             let bytes = entries.iter().map(weight).sum();
             progress.sent(entry.seq, bytes, sent);
+        } else {
+            progress.asked(sent);
         }
         // The follower believes the commit index no further than this reaches.
         let reach = Seq(prev.seq.0 + entries.len() as u64);
         progress.told = progress.told.max(self.commit.min(reach));
-        let append = Append { sent, prev, entries, commit: self.commit, renews };
+        let append = Append { sent, prev, entries, commit: self.commit, renews, part: None };
         self.tell(id, Gate::HardState, Message::Append(append), out);
     }
 
@@ -146,7 +206,7 @@ impl Node {
                     progress.feed = Feed::Snapshot { again: now.mono, tries: 0 };
                     out.push(Output::Event(Event::SnapshotNeeded { id: id.clone() }));
                 } else {
-                    self.ship(now, &id, &mut progress, (prev, entries), renews, out);
+                    self.ship_run(now, &id, &mut progress, (prev, entries), renews, out);
                 }
             }
         }
@@ -256,9 +316,12 @@ impl Node {
     pub(super) fn refresh_followers(&mut self, now: Now) {
         self.sync_progress(now);
         let stalled = now.mono.before(self.config.heartbeat * 2);
+        let late = now.mono.before(self.config.heartbeat / 2);
+        let stamp = self.last_stamp;
         if let Stance::Writer(writer) = &mut self.stance {
             for progress in writer.progress.values_mut() {
                 progress.due = true;
+                progress.wait_for_answer(late, stamp);
                 match &mut progress.feed {
                     Feed::Probe { asked } => *asked = false,
                     Feed::Replicate => {

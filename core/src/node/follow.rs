@@ -6,12 +6,13 @@
 
 use super::durable::Gate;
 use super::identity::Sender;
+use super::parts::{Assembled, Assembly};
 use super::{Node, Promise, Stance};
 use crate::entry::{Entry, EntryKind};
 use crate::ids::{ContentHash, Incarnation, Seq, Term};
 use crate::io::{Event, FrameRefusal, Outbox, Output, Record, StepDownReason};
 use crate::member::Membership;
-use crate::message::{Append, AppendResult, Appended, Message, Refused};
+use crate::message::{Append, AppendResult, Appended, Message, Part, Refused};
 use crate::position::Position;
 use crate::time::Now;
 use crate::wire::decode_membership;
@@ -40,6 +41,16 @@ impl Node {
             // before this node is told: an entry that is appended now would
             // follow one that is no longer there.
             append.entries.clear();
+            append.part = None;
+        }
+        if let Some(part) = append.part.take()
+            && let Some(bytes) = self.take_part(&mut append, *part)
+        {
+            // In memory only, which is all that is said: at once.
+            let result = AppendResult::Partial { seq: append.prev.seq.next(), bytes };
+            self.raise_commit(append.commit.min(append.prev.seq), out);
+            self.answer(who, &append, Gate::HardState, result, out);
+            return;
         }
         let result = match self.take_entries(&append, out) {
             Ok(result) => result,
@@ -66,6 +77,33 @@ impl Node {
         // cost the writer its lease.
         let (gate, matched) = if fresh { (Gate::Log, matched) } else { (Gate::HardState, matched.min(self.durable)) };
         self.answer(who, &append, gate, AppendResult::Durable { matched }, out);
+    }
+
+    /// Takes a piece of the entry after `append.prev`: how much of it is there,
+    /// or nothing if the append is to be taken like any other, with the whole
+    /// entry if this was the last piece.
+    fn take_part(&mut self, append: &mut Append, part: Part) -> Option<usize> {
+        let seq = append.prev.seq.next();
+        let head = part.head.position();
+        if part.head.seq != seq || !matches!(self.find_prev(append.prev), Ok(None)) {
+            // What is wrong with it is said as of a bare one.
+            return None;
+        }
+        if self.log.position(seq) == Some(head) {
+            // It is there: the same as being asked for the point after it.
+            append.prev = head;
+            return None;
+        }
+        if seq <= self.commit {
+            return None;
+        }
+        match Assembly::take(&mut self.assembly, part) {
+            Assembled::Partial(bytes) => Some(bytes),
+            Assembled::Whole(entry) => {
+                append.entries.push(entry);
+                None
+            }
+        }
     }
 
     fn answer(&mut self, who: &Sender, append: &Append, gate: Gate, result: AppendResult, out: &mut Outbox) {
@@ -173,6 +211,7 @@ impl Node {
     /// Adds an entry to the view; its record is already ordered.
     pub(super) fn append_to_view(&mut self, entry: Entry, out: &mut Outbox) {
         self.hlc.raise(entry.hlc);
+        self.assembly = None;
         if entry.kind == EntryKind::Config
             && let Ok(membership) = decode_membership(entry.payload.clone())
         {

@@ -2,11 +2,14 @@
 //!
 //! Decides how much may be in flight. Knows nothing of the log's contents.
 
+use super::parts::Parts;
+use super::window::{Answer, Window};
 use crate::ids::{Incarnation, NodeId, Seq, Term};
 use crate::io::{CallId, LoadId, ProposalId};
 use crate::time::MonoTime;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 /// How a follower is being fed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,9 +28,21 @@ pub(super) enum Feed {
 /// One append under way.
 #[derive(Clone, Copy, Debug)]
 struct Flight {
-    last: Seq,
+    /// It is there once the follower has this entry durably, and so many bytes
+    /// of the next one in memory.
+    through: (Seq, usize),
     bytes: usize,
     sent: MonoTime,
+    /// The window was well used when it left.
+    full: bool,
+}
+
+/// A bare append, which is answered without waiting for a disk.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    sent: MonoTime,
+    /// The window was well used when it left.
+    full: bool,
 }
 
 /// One follower.
@@ -47,6 +62,12 @@ pub(super) struct Progress {
     pub(super) feed: Feed,
     flights: VecDeque<Flight>,
     flight_bytes: usize,
+    window: Window,
+    /// The entry at `next`, or just before it, if it travels in pieces.
+    pub(super) parts: Option<Parts>,
+    /// When it was last told something that it answers at once, if that was
+    /// not answered yet.
+    asked: Option<Asked>,
     /// Entries are being read from the log for it.
     pub(super) load: Option<LoadId>,
     /// The commit index it was last told.
@@ -61,7 +82,6 @@ pub(super) struct Progress {
 
 impl Progress {
     const FLIGHTS_MAX: usize = 64;
-    const FLIGHT_BYTES_MAX: usize = 4 << 20;
 
     pub(super) fn new(incarnation: Incarnation, next: Seq) -> Self {
         Self {
@@ -73,6 +93,9 @@ impl Progress {
             feed: Feed::Probe { asked: false },
             flights: VecDeque::new(),
             flight_bytes: 0,
+            window: Window::new(),
+            parts: None,
+            asked: None,
             load: None,
             told: Seq(0),
             due: true,
@@ -85,9 +108,14 @@ impl Progress {
     pub(super) fn free(&self) -> bool {
         match self.feed {
             Feed::Probe { asked } => !asked,
-            Feed::Replicate => self.flights.len() < Self::FLIGHTS_MAX && self.flight_bytes < Self::FLIGHT_BYTES_MAX,
+            Feed::Replicate => self.flights.len() < Self::FLIGHTS_MAX && self.flight_bytes < self.window.bytes(),
             Feed::Snapshot { .. } => false,
         }
+    }
+
+    /// How many bytes of entries may be sent at once.
+    pub(super) fn room(&self) -> usize {
+        self.window.bytes()
     }
 
     /// Takes note that entries up to `last` were sent.
@@ -97,8 +125,58 @@ impl Progress {
             return;
         }
         self.next = last.next();
-        self.flights.push_back(Flight { last, bytes, sent });
+        self.fly((last, 0), bytes, sent);
+    }
+
+    /// Takes note that a piece was sent which ends at `end` in the payload of
+    /// the entry after `before`; `all` if that is where the payload ends.
+    pub(super) fn sent_part(&mut self, before: Seq, end: usize, all: bool, bytes: usize, sent: MonoTime) {
+        if let Feed::Probe { asked } = &mut self.feed {
+            *asked = true;
+            return;
+        }
+        if all {
+            self.next = before.next().next();
+        }
+        self.fly((before, end), bytes, sent);
+    }
+
+    fn fly(&mut self, through: (Seq, usize), bytes: usize, sent: MonoTime) {
         self.flight_bytes += bytes;
+        let full = self.full();
+        self.flights.push_back(Flight { through, bytes, sent, full });
+    }
+
+    /// Whether so much is under way that how long it takes says something of
+    /// the window.
+    fn full(&self) -> bool {
+        self.flight_bytes >= self.window.bytes() / 2
+    }
+
+    /// Takes note that it was told something that it answers at once.
+    pub(super) fn asked(&mut self, sent: MonoTime) {
+        let full = self.full();
+        self.asked.get_or_insert(Asked { sent, full });
+    }
+
+    /// A heartbeat has passed: what should have been answered and was not was
+    /// held up on the way.
+    pub(super) fn wait_for_answer(&mut self, since: MonoTime, now: MonoTime) {
+        if self.asked.is_some_and(|asked| asked.sent <= since) {
+            self.window.unanswered(now);
+            self.asked = None;
+        }
+    }
+
+    /// It answered what was sent at `echo`.
+    pub(super) fn answered(&mut self, echo: MonoTime, now: MonoTime, heartbeat: Duration, piece: bool) {
+        let flight = self.flights.iter().find(|flight| flight.sent == echo);
+        let asked = self.asked.filter(|asked| asked.sent == echo);
+        let full = flight.is_some_and(|flight| flight.full) || asked.is_some_and(|asked| asked.full);
+        if self.asked.is_some_and(|asked| asked.sent <= echo) {
+            self.asked = None;
+        }
+        self.window.answered(echo, now, heartbeat, Answer { full, at_once: piece || asked.is_some() });
     }
 
     /// It has everything up to `matched`.
@@ -108,7 +186,27 @@ impl Progress {
             self.matched_at = now;
         }
         self.next = self.next.max(self.matched.next());
-        while self.flights.front().is_some_and(|f| f.last <= self.matched) {
+        if self.parts.as_ref().is_some_and(|parts| parts.seq() <= self.matched) {
+            self.parts = None;
+        }
+        self.land((self.matched, 0));
+    }
+
+    /// It has everything before entry `seq`, and the first `bytes` of that
+    /// one's payload in memory.
+    pub(super) fn has_part(&mut self, seq: Seq, bytes: usize, echo: MonoTime, now: MonoTime) {
+        let Some(parts) = self.parts.as_mut().filter(|parts| parts.seq() == seq) else {
+            return;
+        };
+        if parts.taken(bytes, echo, now) {
+            self.land((Seq(seq.0 - 1), bytes));
+        } else {
+            self.probe(seq);
+        }
+    }
+
+    fn land(&mut self, there: (Seq, usize)) {
+        while self.flights.front().is_some_and(|f| f.through <= there) {
             if let Some(flight) = self.flights.pop_front() {
                 self.flight_bytes -= flight.bytes;
             }
@@ -125,6 +223,11 @@ impl Progress {
         self.feed = Feed::Probe { asked: false };
         self.flights.clear();
         self.flight_bytes = 0;
+        let next = self.next;
+        match &mut self.parts {
+            Some(parts) if parts.seq() == next => parts.rewind(),
+            parts => *parts = None,
+        }
     }
 
     /// When the oldest append under way was sent.

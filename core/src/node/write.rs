@@ -103,6 +103,7 @@ impl Node {
 
     pub(super) fn on_appended(&mut self, now: Now, who: &Sender, appended: Appended, out: &mut Outbox) {
         let (last, last_stamp) = (self.log.last().seq, self.last_stamp);
+        let heartbeat = self.config.heartbeat;
         let Stance::Writer(writer) = &mut self.stance else {
             return;
         };
@@ -129,7 +130,14 @@ impl Node {
             AppendResult::Durable { matched } => {
                 progress.acked = progress.acked.max(Some(echo));
                 progress.applied = progress.applied.max(appended.applied);
+                progress.answered(echo, now.mono, heartbeat, false);
                 progress.matched(matched, last_stamp);
+            }
+            AppendResult::Partial { seq, bytes } => {
+                progress.acked = progress.acked.max(Some(echo));
+                progress.applied = progress.applied.max(appended.applied);
+                progress.answered(echo, now.mono, heartbeat, true);
+                progress.has_part(seq, bytes, echo, last_stamp);
             }
             AppendResult::Mismatch { hint, last: theirs } => {
                 if theirs < progress.matched && echo > progress.matched_at {

@@ -6,20 +6,19 @@
 use super::buffer::{Reader, Writer};
 use super::error::DecodeError;
 use super::message::{read_envelope, write_envelope};
-use crate::entry::Entry;
 use crate::message::{Envelope, Message};
 use bytes::Bytes;
 
 const MAGIC: [u8; 4] = *b"bHA\xf1";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What comes before a frame's body, in bytes: magic (4), version (1), length
 /// of the body (4), CRC-32 over version, length and body (4).
 pub const FRAME_HEAD: usize = 13;
 
-/// The longest body, in bytes: one entry of the largest payload, and room for
-/// what surrounds it.
-pub const BODY_MAX: usize = Entry::PAYLOAD_MAX + (1 << 20);
+/// The longest body, in bytes: the most entries that one append carries, and
+/// room for what surrounds them. A longer entry travels in parts.
+pub const BODY_MAX: usize = 2 << 20;
 
 /// Writes a frame.
 ///
@@ -28,7 +27,10 @@ pub const BODY_MAX: usize = Entry::PAYLOAD_MAX + (1 << 20);
 /// bounds them, so that no receiver refuses what was sent.
 pub fn encode_frame(envelope: &Envelope) -> Bytes {
     let payloads: usize = match &envelope.message {
-        Message::Append(append) => append.entries.iter().map(|e| e.payload.len() + super::ENTRY_OVERHEAD_MAX).sum(),
+        Message::Append(append) => {
+            let entries: usize = append.entries.iter().map(|e| e.payload.len() + super::ENTRY_OVERHEAD_MAX).sum();
+            entries + append.part.as_ref().map_or(0, |part| part.bytes.len() + super::ENTRY_OVERHEAD_MAX)
+        }
         _ => 0,
     };
     let mut out = Writer::with_capacity(FRAME_HEAD + 512 + payloads);

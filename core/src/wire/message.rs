@@ -8,10 +8,12 @@ use super::entry::{ENTRY_MIN, read_entry, write_entry};
 use super::error::DecodeError;
 use super::frame::BODY_MAX;
 use super::membership::{MEMBERSHIP_MAX, decode_membership, encode_membership};
+use crate::entry::Entry;
 use crate::ids::{BootNonce, ClusterId, ConfigVersion, ContentHash, Incarnation, NodeId, Seq, Term, Url};
-use crate::message::{Append, AppendResult, Appended, Envelope, Message, Ping, Refused};
+use crate::message::{Append, AppendResult, Appended, Envelope, Message, Part, Ping, Refused};
 use crate::position::Position;
 use crate::time::MonoTime;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// The most content hashes in one ping.
@@ -167,6 +169,13 @@ fn write_append(out: &mut Writer, append: &Append) {
     for entry in &append.entries {
         write_entry(out, entry);
     }
+    out.bool(append.part.is_some());
+    if let Some(part) = &append.part {
+        write_entry(out, &part.head);
+        out.varint(part.length as u64);
+        out.varint(part.offset as u64);
+        out.bytes(&part.bytes);
+    }
 }
 
 fn read_append(input: &mut Reader) -> Result<Append, DecodeError> {
@@ -179,7 +188,25 @@ fn read_append(input: &mut Reader) -> Result<Append, DecodeError> {
     for _ in 0..count {
         entries.push(read_entry(input)?);
     }
-    Ok(Append { sent, prev, entries, commit, renews })
+    let part = if input.bool("part")? { Some(Box::new(read_part(input)?)) } else { None };
+    Ok(Append { sent, prev, entries, commit, renews, part })
+}
+
+fn read_part(input: &mut Reader) -> Result<Part, DecodeError> {
+    let head = read_entry(input)?;
+    let whole = head.payload.len();
+    if whole > 0 {
+        return Err(DecodeError::Bound { what: "payload of a part's head", got: whole as u64, max: 0 });
+    }
+    let length = read_size(input, "length of a payload", Entry::PAYLOAD_MAX)?;
+    let offset = read_size(input, "offset of a part", length)?;
+    let bytes = input.bytes("part", length - offset)?;
+    Ok(Part { head, length, offset, bytes })
+}
+
+fn read_size(input: &mut Reader, what: &'static str, max: usize) -> Result<usize, DecodeError> {
+    let got = input.varint()?;
+    usize::try_from(got).ok().filter(|n| *n <= max).ok_or(DecodeError::Bound { what, got, max: max as u64 })
 }
 
 fn write_appended(out: &mut Writer, appended: &Appended) {
@@ -194,6 +221,11 @@ fn write_appended(out: &mut Writer, appended: &Appended) {
             position(out, hint);
             out.varint(last.0);
         }
+        AppendResult::Partial { seq, bytes } => {
+            out.u8(2);
+            out.varint(seq.0);
+            out.varint(*bytes as u64);
+        }
     }
     out.varint(appended.applied.0);
 }
@@ -204,6 +236,10 @@ fn read_appended(input: &mut Reader) -> Result<Appended, DecodeError> {
         result: match input.u8()? {
             0 => AppendResult::Durable { matched: Seq(input.varint()?) },
             1 => AppendResult::Mismatch { hint: read_position(input)?, last: Seq(input.varint()?) },
+            2 => AppendResult::Partial {
+                seq: Seq(input.varint()?),
+                bytes: read_size(input, "bytes of a payload", Entry::PAYLOAD_MAX)?,
+            },
             got => {
                 return Err(DecodeError::BadTag { what: "append result", got });
             }

@@ -5,7 +5,7 @@ use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::hlc::Hlc;
 use base_ha_core::ids::{ClusterId, Incarnation, NodeId, Seq, StreamId, Term, Url};
 use base_ha_core::member::{Member, Membership, QuorumMode, Role};
-use base_ha_core::message::{Append, Envelope, Message};
+use base_ha_core::message::{Append, Envelope, Message, Part};
 use base_ha_core::position::Position;
 use base_ha_core::time::MonoTime;
 use base_ha_core::wire::{
@@ -113,6 +113,7 @@ fn sample_envelope(payload: &[u8]) -> Envelope {
             entries: vec![entry],
             commit: Seq(0),
             renews: true,
+            part: None,
         }),
     }
 }
@@ -145,8 +146,8 @@ fn every_truncation_and_extension_is_rejected() {
 #[test]
 fn an_unknown_version_is_named() {
     let mut frame = sample_frame().to_vec();
-    frame[4] = 2;
-    let refusal = DecodeError::UnknownVersion { got: 2, supported: 1 };
+    frame[4] = 3;
+    let refusal = DecodeError::UnknownVersion { got: 3, supported: 2 };
     assert_eq!(frame_length(&frame), Err(refusal));
     assert_eq!(decode_frame(Bytes::from(frame)), Err(refusal));
     assert!(refusal.to_string().contains("newer release"));
@@ -179,10 +180,11 @@ fn a_count_that_cannot_follow_is_refused_before_anything_is_reserved() {
     if let Message::Append(append) = &mut envelope.message {
         append.entries.clear();
     }
-    // The count of entries is the last byte: claim 2^28 of them.
+    // After the count of entries comes only that there is no part: claim 2^28
+    // of them.
     let frame = encode_frame(&envelope);
     let mut body = frame[FRAME_HEAD..].to_vec();
-    assert_eq!(body.pop(), Some(0));
+    assert_eq!((body.pop(), body.pop()), (Some(0), Some(0)));
     body.extend_from_slice(&[0x80, 0x80, 0x80, 0x80, 0x01]);
     assert_eq!(decode_frame(seal(&body)), Err(DecodeError::Bound { what: "entries", got: 1 << 28, max: 0 }));
 }
@@ -201,11 +203,28 @@ fn a_payload_shares_the_frames_memory() {
 }
 
 #[test]
-fn the_largest_entry_fits_into_a_frame() {
-    let payload = vec![0x5a; Entry::PAYLOAD_MAX];
-    let frame = encode_frame(&sample_envelope(&payload));
-    assert!(frame.len() <= FRAME_HEAD + BODY_MAX);
-    assert!(decode_frame(frame).is_ok());
+fn a_part_beyond_its_payload_is_refused() {
+    let part = |length, offset, bytes: &'static [u8]| {
+        let mut envelope = sample_envelope(b"");
+        if let Message::Append(append) = &mut envelope.message {
+            let head = append.entries.remove(0);
+            append.part = Some(Box::new(Part { head, length, offset, bytes: Bytes::from_static(bytes) }));
+        }
+        decode_frame(encode_frame(&envelope))
+    };
+    assert!(part(Entry::PAYLOAD_MAX, Entry::PAYLOAD_MAX - 3, b"end").is_ok());
+    assert!(part(7, 7, b"").is_ok());
+    let bound = |what, got, max| Err(DecodeError::Bound { what, got, max });
+    let max = Entry::PAYLOAD_MAX as u64;
+    assert_eq!(part(Entry::PAYLOAD_MAX + 1, 0, b"x"), bound("length of a payload", max + 1, max));
+    assert_eq!(part(7, 8, b""), bound("offset of a part", 8, 7));
+    assert_eq!(part(7, 5, b"end"), bound("part", 3, 2));
+    let mut envelope = sample_envelope(b"whole");
+    if let Message::Append(append) = &mut envelope.message {
+        let head = append.entries.remove(0);
+        append.part = Some(Box::new(Part { head, length: 5, offset: 0, bytes: Bytes::new() }));
+    }
+    assert_eq!(decode_frame(encode_frame(&envelope)), bound("payload of a part's head", 5, 0));
 }
 
 #[test]

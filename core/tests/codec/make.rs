@@ -7,7 +7,7 @@ use base_ha_core::ids::{
     BootNonce, ClusterId, ConfigVersion, ContentHash, Hash, Incarnation, Lineage, NodeId, Seq, StreamId, Term, Url,
 };
 use base_ha_core::member::{Member, Membership, QuorumMode, Role};
-use base_ha_core::message::{Append, AppendResult, Appended, Envelope, Message, Ping, Refused};
+use base_ha_core::message::{Append, AppendResult, Appended, Envelope, Message, Part, Ping, Refused};
 use base_ha_core::position::Position;
 use base_ha_core::time::MonoTime;
 use bytes::Bytes;
@@ -225,20 +225,30 @@ fn append_result() -> impl Strategy<Value = AppendResult> {
     prop_oneof![
         number().prop_map(|n| AppendResult::Durable { matched: Seq(n) }),
         (position(), number()).prop_map(|(hint, last)| AppendResult::Mismatch { hint, last: Seq(last) }),
+        (number(), 0..=Entry::PAYLOAD_MAX).prop_map(|(n, bytes)| AppendResult::Partial { seq: Seq(n), bytes }),
     ]
+}
+
+fn part() -> impl Strategy<Value = Part> {
+    (entry(), 0..1_000_000usize, 0..1_000_000usize).prop_map(|(entry, offset, after)| {
+        let bytes = entry.payload.clone();
+        let length = offset + bytes.len() + after;
+        Part { head: Entry { payload: Bytes::new(), ..entry }, length, offset, bytes }
+    })
 }
 
 fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
         ping().prop_map(Message::Ping),
         (number(), ping()).prop_map(|(echo, standing)| Message::Pong { echo: MonoTime(echo), standing }),
-        (number(), position(), vec(entry(), 0..4), number(), any::<bool>()).prop_map(
-            |(sent, prev, entries, commit, renews)| Message::Append(Append {
+        (number(), position(), vec(entry(), 0..4), number(), any::<bool>(), option::of(part())).prop_map(
+            |(sent, prev, entries, commit, renews, part)| Message::Append(Append {
                 sent: MonoTime(sent),
                 prev,
                 entries,
                 commit: Seq(commit),
                 renews,
+                part: part.map(Box::new),
             })
         ),
         (number(), append_result(), number()).prop_map(|(echo, result, applied)| {

@@ -14,7 +14,7 @@ use base_ha_core::node::Node;
 use base_ha_core::position::Position;
 use base_ha_core::prng::Prng;
 use base_ha_core::time::{MonoTime, Now, WallTime};
-use base_ha_core::wire::decode_membership;
+use base_ha_core::wire::{decode_membership, encode_frame};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -76,6 +76,10 @@ pub struct World {
     pub latency: u64,
     /// How long a snapshot takes to arrive.
     pub fetch: u64,
+    /// What each directed link carries, in bytes per ms; anything at once if none.
+    pub bandwidth: Option<u64>,
+    /// When each link has carried what it was given.
+    link_free_at: BTreeMap<(usize, usize), u64>,
     pub committed: BTreeMap<Seq, Hash>,
     pub writers: BTreeMap<Term, NodeId>,
     pub sent: u64,
@@ -128,6 +132,8 @@ impl World {
             cut: BTreeSet::new(),
             latency: MS,
             fetch: 5 * MS,
+            bandwidth: None,
+            link_free_at: BTreeMap::new(),
             committed: BTreeMap::new(),
             writers: BTreeMap::new(),
             sent: 0,
@@ -548,7 +554,8 @@ impl World {
             let route = Route::Conn(conn as u64);
             let input = Input::Received { route, envelope: envelope.clone() };
             let Some(chaos) = &mut self.chaos else {
-                self.push(self.now + self.latency, m, ANY_LIFE, What::Input(input));
+                let carried = self.carry(n, m, &envelope);
+                self.push(carried + self.latency, m, ANY_LIFE, What::Input(input));
                 continue;
             };
             // Lost, or once or twice, soon or very late.
@@ -573,6 +580,17 @@ impl World {
         }
     }
 
+    /// When a link has carried a frame behind all those before it.
+    fn carry(&mut self, n: usize, m: usize, envelope: &Envelope) -> u64 {
+        let Some(bandwidth) = self.bandwidth else {
+            return self.now;
+        };
+        let length = encode_frame(envelope).len() as u64;
+        let free = self.link_free_at.entry((n, m)).or_default();
+        *free = self.now.max(*free) + length * MS / bandwidth;
+        *free
+    }
+
     fn check_promises(&self) {
         let permits = (0..self.hosts.len()).filter(|n| self.may_write(*n)).count();
         assert!(permits <= 1, "{permits} permits at once:\n{}", self.describe());
@@ -592,9 +610,13 @@ impl World {
     }
 
     pub fn write(&mut self, n: usize, text: &str) -> ProposalId {
+        self.write_bytes(n, Bytes::from(text.to_owned()))
+    }
+
+    pub fn write_bytes(&mut self, n: usize, payload: Bytes) -> ProposalId {
         self.nonces += 1;
         let id = self.nonces;
-        self.step(n, Input::Propose { id, payloads: vec![Bytes::from(text.to_owned())] });
+        self.step(n, Input::Propose { id, payloads: vec![payload] });
         id
     }
 

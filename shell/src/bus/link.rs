@@ -30,11 +30,11 @@ const BEAT: [u8; 4] = *b"bHA\xbe";
 /// Frames that may wait for one connection.
 const QUEUE_FRAMES: usize = 16_384;
 /// Bytes that may wait for one connection, but one frame always may.
-const QUEUE_BYTES: usize = 96 << 20;
+const QUEUE_BYTES: usize = 16 << 20;
 /// Bytes that came in on one connection and that the node loop has not taken,
 /// in KiB: beyond it the connection is read no further, so that the sender
 /// slows down instead of this node's memory growing.
-const CREDIT_KIB: u32 = 80 << 10;
+const CREDIT_KIB: u32 = 16 << 10;
 /// Frames up to here are copied together, so that many go out in one call.
 const COPY_MAX: usize = 64 << 10;
 /// How much is copied together at most.

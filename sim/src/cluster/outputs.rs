@@ -141,7 +141,8 @@ impl Cluster {
             return Ok(());
         };
         let frame = Frame { from: host, boot: process.boot, to, bytes: encode_frame(envelope) };
-        for (delay_us, copy) in self.net.send(frame, &mut self.counts) {
+        let now_us = self.now.0 / 1000;
+        for (delay_us, copy) in self.net.send(now_us, frame, &mut self.counts) {
             self.at(self.now.plus_us(delay_us), Event::Arrive(copy));
         }
         Ok(())
@@ -158,7 +159,10 @@ impl Cluster {
         let verdict = self.oracles.fence.spoke(who, term);
         self.verdict("O2 terms never fall", verdict)?;
         match &envelope.message {
-            Message::Append(_) => {
+            Message::Append(append) => {
+                if append.part.is_some() {
+                    self.counts.add("entry_in_parts");
+                }
                 let verdict = self.oracles.writer.acted(term, who);
                 self.verdict("O1 one writer per term", verdict)
             }
@@ -167,7 +171,7 @@ impl Cluster {
                     "R11 an acked entry is durable",
                     speech::ack_is_durable(&self.hosts[host].disk.log, matched),
                 ),
-                AppendResult::Mismatch { .. } => Ok(()),
+                AppendResult::Mismatch { .. } | AppendResult::Partial { .. } => Ok(()),
             },
             Message::Voted { granted: true } => self.check_vote(host, to, term, envelope),
             Message::Ping(_)

@@ -12,7 +12,7 @@ use base_ha_core::ids::{
     BootNonce, ClusterId, ConfigVersion, ContentHash, Hash, Incarnation, Lineage, NodeId, Seq, StreamId, Term, Url,
 };
 use base_ha_core::member::{Member, Membership, QuorumMode, Role};
-use base_ha_core::message::{Append, AppendResult, Appended, Envelope, Message, Ping, Refused};
+use base_ha_core::message::{Append, AppendResult, Appended, Envelope, Message, Part, Ping, Refused};
 use base_ha_core::position::Position;
 use base_ha_core::time::MonoTime;
 use base_ha_core::token::Token;
@@ -168,7 +168,15 @@ pub(super) fn frames() -> Vec<Bytes> {
         encode_membership(&membership()),
     );
     let append = |entries| {
-        Message::Append(Append { sent: MonoTime(3), prev: position(4), entries, commit: Seq(4), renews: true })
+        let part = None;
+        Message::Append(Append { sent: MonoTime(3), prev: position(4), entries, commit: Seq(4), renews: true, part })
+    };
+    let part = {
+        let whole = entry();
+        let (length, bytes) = (whole.payload.len(), whole.payload.slice(..whole.payload.len() / 2));
+        let part = Part { head: Entry { payload: Bytes::new(), ..whole }, length, offset: 0, bytes };
+        let (sent, prev) = (MonoTime(3), position(4));
+        Message::Append(Append { sent, prev, entries: vec![], commit: Seq(4), renews: true, part: Some(Box::new(part)) })
     };
     let appended = |result| Message::Appended(Appended { echo: MonoTime(3), result, applied: Seq(4) });
     let messages = vec![
@@ -189,6 +197,8 @@ pub(super) fn frames() -> Vec<Bytes> {
         Message::Refused(Refused::Born { membership: membership() }),
         Message::Refused(Refused::Amnesia { acknowledged: Seq(9) }),
         Message::Refused(Refused::Diverged { at: Seq(4), expected: ContentHash(78), hash: Hash([9; 32]) }),
+        part,
+        appended(AppendResult::Partial { seq: Seq(5), bytes: 3 }),
     ];
     let envelope = |message| Envelope {
         cluster: ClusterId(5),

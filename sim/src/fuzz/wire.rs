@@ -59,7 +59,7 @@ pub fn snapshot_header(data: &[u8]) {
 fn framed(body: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(FRAME_HEAD + body.len());
     out.extend_from_slice(b"bHA\xf1");
-    out.push(1);
+    out.push(2);
     out.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
     let sum = sum(&[&out[4..], body]);
     out.extend_from_slice(&sum.to_le_bytes());

@@ -5,7 +5,7 @@ use base_ha_tests::wait::holds;
 use base_ha_tests::{Cluster, eventually};
 use serde_json::json;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const KILLS: usize = 50;
 
@@ -188,4 +188,33 @@ fn without_a_quorum_reads_go_on_and_writes_are_refused() {
     cluster.start(1);
     cluster.wait_writer();
     assert_eq!(cluster.converged("SELECT n FROM t"), json!([[1]]), "what was refused was not done");
+}
+
+/// A transaction of 40 MB at 64 Mbit/s is on its way for more than three leases.
+/// Heartbeats pass between its parts: the writer stays, and others write as soon
+/// as it is through.
+#[test]
+fn a_large_write_on_a_slow_line_costs_no_writer_its_lease() {
+    const RATE: u64 = 8_000_000;
+    let mut cluster = Cluster::cuttable(3);
+    cluster.start_all();
+    cluster[0].sql("CREATE TABLE big(n INTEGER PRIMARY KEY, x BLOB NOT NULL)");
+    let writer = cluster.wait_writer();
+    let term = cluster[writer].status().expect("it answers").term;
+    cluster.narrow(RATE);
+    let begun = Instant::now();
+    let insert = "INSERT INTO big(x) WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 40)
+                  SELECT randomblob(1000000) FROM n";
+    let client = cluster[writer].client().with_timeout(Duration::from_secs(60));
+    let answer = client.post("/query", &json!({ "sql": insert })).expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let took = begun.elapsed();
+    cluster[(writer + 1) % 3].sql("INSERT INTO big(x) VALUES(zeroblob(3))");
+    assert_eq!(cluster.converged("SELECT count(*), sum(length(x)) FROM big"), json!([[41, 40_000_003]]));
+    assert!(took >= Duration::from_secs(5), "{took:?}: the line was no bound");
+    assert!(cluster.slowed() >= 80_000_000, "{} bytes to two followers", cluster.slowed());
+    assert_eq!(cluster.wait_writer(), writer);
+    for node in cluster.nodes() {
+        assert_eq!(node.status().expect("it answers").term, term, "{} saw an election", node.name);
+    }
 }

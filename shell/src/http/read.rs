@@ -33,6 +33,7 @@ pub(crate) async fn answer<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
                 Err(ReadError::Sql(error)) => Err(error),
                 Err(ReadError::NotReadOnly) => as_write(conn, query).await,
                 Err(ReadError::Behind { .. }) => Err(ahead(query.session.at_least)),
+                Err(ReadError::Forked) => Err(session::forked(&query.session)),
             }
         }
         Level::Session => session(conn, query).await,
@@ -46,12 +47,16 @@ async fn session<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
         return elsewhere(conn, &mut query, why).await;
     }
     let at_least = query.session.at_least;
+    if query.session.is_given_up(&view, conn.app.applied.borrow().seq) {
+        return Err(session::forked(&query.session));
+    }
     // The other half of the time is the writer's, if it comes to that.
     if reach(conn, at_least, conn.app.config.limits.wait_timeout / 2).await? {
         match run(conn, &mut query, Some(at_least)).await {
             Ok(answer) => return Ok(respond(conn, &query, &view, answer)),
             Err(ReadError::Sql(error)) => return Err(error),
             Err(ReadError::NotReadOnly) => return as_write(conn, query).await,
+            Err(ReadError::Forked) => return Err(session::forked(&query.session)),
             // A snapshot is being put in place of the data just now.
             Err(ReadError::Behind { .. }) => (),
         }
@@ -75,6 +80,9 @@ async fn linearizable<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
                 // Confirmed by a majority, so that no later writer can have
                 // acknowledged anything when this request came in.
                 if let Ok(Ok(at)) = timeout(wait, conn.app.node.read_index()).await {
+                    if query.session.is_given_up(&conn.app.view.borrow(), conn.app.applied.borrow().seq) {
+                        return Err(session::forked(&query.session));
+                    }
                     let at_least = at.max(query.session.at_least);
                     if !reach(conn, at_least, wait).await? {
                         return Err(ahead(at_least));
@@ -84,6 +92,7 @@ async fn linearizable<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
                         Err(ReadError::Sql(error)) => return Err(error),
                         Err(ReadError::NotReadOnly) => return as_write(conn, query).await,
                         Err(ReadError::Behind { .. }) => return Err(ahead(at_least)),
+                        Err(ReadError::Forked) => return Err(session::forked(&query.session)),
                     };
                     let view = conn.app.view.borrow().clone();
                     // R1: checked after the read as well, before the answer.
@@ -163,6 +172,7 @@ async fn run<E: Env>(conn: &Conn<E>, query: &mut Query, at_least: Option<Seq>) -
         many: query.parsed.many,
         limits: query::limits(conn, conn.app.env.now().mono),
         at_least,
+        seen: query.session.seen(),
     };
     let answer = conn.app.sql.run(request).await?;
     // No level ever answers with less than what was asked of it.

@@ -76,6 +76,18 @@ impl Session {
         Ok(Self { at_least, sealed: Some(token.term) })
     }
 
+    /// The entry that a sealed token proves to have been seen, and its term.
+    pub(crate) fn seen(&self) -> Option<(Seq, Term)> {
+        self.sealed.map(|term| (self.at_least, term))
+    }
+
+    /// Whether this node, being the writer, knows that what the session has
+    /// seen was given up: everything of older terms that was kept is applied
+    /// here, and this is not.
+    pub(crate) fn is_given_up(&self, view: &View, applied: Seq) -> bool {
+        view.pin.writable && self.seen().is_some_and(|(seq, term)| term < view.pin.term && seq > applied)
+    }
+
     /// Adds the token of `seq` in `term` to an answer, or of what was presented
     /// if that is later (a `local` read may be behind its session).
     pub(crate) fn seal<E: Env>(&self, conn: &Conn<E>, view: &View, seq: Seq, term: Term, headers: &mut HeaderMap) {
@@ -130,6 +142,18 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
         Some((COOKIE, value)) => Some(value.trim_matches('"')),
         _ => None,
     })
+}
+
+/// 409: the session has seen an entry that was given up with its writer, before
+/// a majority had it (`X-Base-Ack: local`). Nothing is newer than that, only
+/// different.
+pub(crate) fn forked(session: &Session) -> ApiError {
+    let at = session.at_least;
+    let text = format!(
+        "the session has seen a write, at position {at}, that was lost with its writer: what the data holds there now is \
+         another one. Look at what is there, and start a new session"
+    );
+    ApiError::new(409, "session_forked", text).with_data(json!({ "position": at.0 }))
 }
 
 /// This node doesn't know its cluster yet.

@@ -10,6 +10,7 @@ use crate::error::ApiError;
 use crate::store::backup::{self, Contents, Copied};
 use crate::store::classify::Class;
 use crate::store::read::{ReadAnswer, ReadError, ReadRequest, Reads};
+use base_ha_core::ids::{Seq, Term};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -26,6 +27,13 @@ pub trait Sql: Send + Sync + 'static {
     /// # Errors
     /// [`ReadError`].
     fn run(&self, request: ReadRequest) -> Later<'_, Result<ReadAnswer, ReadError>>;
+
+    /// Whether the data holds entry `seq` as it was made in `term`; an entry that
+    /// is not there yet is not contradicted.
+    ///
+    /// # Errors
+    /// If the data can't be asked.
+    fn contains(&self, seq: Seq, term: Term) -> Result<bool, ApiError>;
 
     /// Makes a consistent copy in a file of its own in `dir`; one that holds
     /// everything is verified too.
@@ -56,6 +64,10 @@ impl<E: Env> Sql for LocalData<E> {
 
     fn run(&self, request: ReadRequest) -> Later<'_, Result<ReadAnswer, ReadError>> {
         Box::pin(self.reads.run(request))
+    }
+
+    fn contains(&self, seq: Seq, term: Term) -> Result<bool, ApiError> {
+        self.reads.contains(seq, term)
     }
 
     fn copy(&self, dir: PathBuf, contents: Contents) -> Later<'_, Result<Copied, ApiError>> {

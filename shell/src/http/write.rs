@@ -173,7 +173,11 @@ async fn committed<E: Env>(conn: &Conn<E>, query: &Query, id: RequestId, answer:
     }
     let view = conn.app.view.borrow().clone();
     let headers = response.headers_mut();
-    query.session.seal(conn, &view, position.seq, position.term, headers);
+    // A session whose entry was given up stays with it: a token of this write
+    // would hide from its next read that what it saw is lost.
+    let lost = |(seq, term)| term < position.term && !matches!(conn.app.sql.contains(seq, term), Ok(true));
+    let (seq, term) = query.session.seen().filter(|seen| lost(*seen)).unwrap_or((position.seq, position.term));
+    query.session.seal(conn, &view, seq, term, headers);
     if answer.replayed {
         headers.insert(REPLAYED, HeaderValue::from_static("true"));
     }

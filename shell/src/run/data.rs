@@ -12,7 +12,7 @@ use crate::snapshot::serve::Source;
 use crate::store::backup::{self, Contents, Copied};
 use crate::store::classify::Class;
 use crate::store::read::{ReadAnswer, ReadError, ReadRequest, Reads};
-use base_ha_core::ids::ClusterId;
+use base_ha_core::ids::{ClusterId, Seq, Term};
 use base_ha_core::position::Position;
 use std::future::Future;
 use std::ops::ControlFlow;
@@ -104,6 +104,10 @@ impl Sql for NoData {
 
     fn run(&self, _: ReadRequest) -> Later<'_, Result<ReadAnswer, ReadError>> {
         Box::pin(std::future::ready(Err(ReadError::Sql(self.error()))))
+    }
+
+    fn contains(&self, _: Seq, _: Term) -> Result<bool, ApiError> {
+        Err(self.error())
     }
 
     fn copy(&self, _: PathBuf, _: Contents) -> Later<'_, Result<Copied, ApiError>> {

@@ -139,6 +139,7 @@ impl Engine {
             if let Some((seq, membership)) = &membership {
                 self.write_membership(*seq, membership)?;
             }
+            self.write_terms(backlog.iter().take(count))?;
             self.write_position(end, hlc)?;
             self.commit(end, hlc)
         })();

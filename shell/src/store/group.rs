@@ -301,6 +301,7 @@ impl Inner {
                     engine.remember(key, &request.body_digest, Some(body), entry.position(), entry.hlc)?;
                 }
             }
+            engine.write_terms(&entries)?;
             engine.write_position(last, hlc)?;
             engine.commit(last, hlc)
         })();

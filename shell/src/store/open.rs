@@ -12,6 +12,7 @@ use super::problem;
 use super::schema_sql;
 use super::sys::{Conn, Failure, Stmt};
 use crate::error::ApiError;
+use base_ha_core::entry::Entry;
 use base_ha_core::hlc::Hlc;
 use base_ha_core::ids::{ContentHash, Hash, Seq, Term};
 use base_ha_core::member::Membership;
@@ -63,6 +64,7 @@ pub(super) struct Own {
     pub(super) set_request: Stmt,
     pub(super) get_request: Stmt,
     pub(super) expire_requests: Stmt,
+    pub(super) set_term: Stmt,
 }
 
 /// The store's own statements on `sqlite_sequence`, which SQLite makes with
@@ -207,7 +209,7 @@ pub(super) fn check_format(conn: &Connection) -> Result<bool, ApiError> {
             ),
         ));
     }
-    if format < 1 || !schema_sql::OWN[..4].iter().all(|own| names.iter().any(|n| n == own)) {
+    if format < 1 || !schema_sql::OWN[..schema_sql::OWN_TABLES].iter().all(|own| names.iter().any(|n| n == own)) {
         return Err(ApiError::new(500, "data_corrupt", "data.db lacks tables of its own"));
     }
     Ok(true)
@@ -292,6 +294,7 @@ impl Own {
             get_request: one("SELECT digest, seq, term, hash, hlc, answer FROM main._ha_requests WHERE key = ?1")?,
             expire_requests: one("DELETE FROM main._ha_requests WHERE key IN \
                  (SELECT key FROM main._ha_requests WHERE hlc < ?1 ORDER BY hlc LIMIT 1000)")?,
+            set_term: one("INSERT INTO main._ha_terms(first, term) VALUES(?1, ?2)")?,
         })
     }
 }
@@ -533,6 +536,24 @@ impl Engine {
             ValueRef::Integer(self.epoch as i64),
         ])?;
         Ok(content)
+    }
+
+    /// Writes into the open transaction where the term changes among `entries`,
+    /// which follow what is applied.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub(super) fn write_terms<'a>(&mut self, entries: impl IntoIterator<Item = &'a Entry>) -> Result<(), Failure> {
+        self.ctx.caller.set(Caller::Store);
+        let mut term = self.applied.term;
+        for entry in entries {
+            if entry.term != term {
+                term = entry.term;
+                let (first, term) = (entry.seq.0 as i64, term.0 as i64);
+                self.own.set_term.run_with(&[ValueRef::Integer(first), ValueRef::Integer(term)])?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes a membership into the open transaction.

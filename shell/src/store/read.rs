@@ -20,10 +20,11 @@ mod connection;
 use self::connection::{Brake, Mode, Reader, Stop};
 use super::backup;
 use super::classify::{Cache, Class, Entry, Known, classify_text};
+use super::sqlerror;
 use crate::api::{SqlLimits, Statement};
 use crate::env::Env;
 use crate::error::ApiError;
-use base_ha_core::ids::Seq;
+use base_ha_core::ids::{Seq, Term};
 use base_ha_core::position::Position;
 use base_ha_core::time::MonoTime;
 use bytes::Bytes;
@@ -58,6 +59,9 @@ pub struct ReadRequest {
     pub limits: SqlLimits,
     /// The least that its snapshot must contain.
     pub at_least: Option<Seq>,
+    /// An entry that the client has seen, and the term in which it was made: a
+    /// snapshot that has another one there is of another history.
+    pub seen: Option<(Seq, Term)>,
 }
 
 /// What was read.
@@ -78,6 +82,9 @@ pub enum ReadError {
         /// What it does contain.
         position: Position,
     },
+    /// The snapshot contains another entry where the client has seen one: what
+    /// it saw was given up, and this is not newer but different.
+    Forked,
     /// A statement may write: it belongs to the writer.
     NotReadOnly,
     /// A client's error, or a node that can't read now.
@@ -245,6 +252,18 @@ impl<E: Env> Reads<E> {
         self.0.env.blocking(call).await
     }
 
+    /// Whether the data holds entry `seq` as it was made in `term`. An entry
+    /// that is not there yet is not contradicted.
+    ///
+    /// # Errors
+    /// 500 if `data.db` can't be read.
+    pub fn contains(&self, seq: Seq, term: Term) -> Result<bool, ApiError> {
+        let reader = self.take()?;
+        let contained = reader.contains(seq, term);
+        self.give(reader);
+        contained.map_err(|e| sqlerror::api_error(&e))
+    }
+
     fn fit(&self) -> Result<(), ApiError> {
         if !self.is_quarantined() {
             return Ok(());
@@ -353,7 +372,7 @@ impl<E: Env> Reads<E> {
                 self.0.stats.timed_out.fetch_add(1, Ordering::Relaxed);
             }
             ReadError::Sql(told) if told.status >= 500 => {}
-            ReadError::Sql(_) | ReadError::Behind { .. } | ReadError::NotReadOnly => self.give(reader),
+            ReadError::Sql(_) | ReadError::Behind { .. } | ReadError::Forked | ReadError::NotReadOnly => self.give(reader),
         }
         error
     }

@@ -13,7 +13,9 @@ pub const OWN_PREFIX: &str = "_ha_";
 /// and the content's hash there (16 bytes, big-endian), the highest stamp and the
 /// number of schema changes ever made. It changes in the same SQLite transaction
 /// as the rows. `_ha_sums`: each table's share of the content's hash.
-/// `_ha_requests`: what a repeated `Idempotency-Key` is told.
+/// `_ha_requests`: what a repeated `Idempotency-Key` is told. `_ha_terms`: the
+/// first entry of each term that left entries in this history, from the first
+/// entry on: whether a session has seen this history or one that was given up.
 pub const CREATE: &str = "
 CREATE TABLE IF NOT EXISTS _ha_meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS _ha_position(
@@ -26,12 +28,17 @@ CREATE TABLE IF NOT EXISTS _ha_requests(
     key TEXT PRIMARY KEY, digest BLOB NOT NULL, seq INTEGER NOT NULL, term INTEGER NOT NULL,
     hash BLOB NOT NULL, hlc INTEGER NOT NULL, answer BLOB
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS _ha_terms(first INTEGER PRIMARY KEY, term INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS _ha_requests_by_age ON _ha_requests(hlc);
 ";
 
 /// Every table and index that [`CREATE`] makes: anything else with their prefix
 /// is an intruder.
-pub const OWN: [&str; 5] = ["_ha_meta", "_ha_position", "_ha_sums", "_ha_requests", "_ha_requests_by_age"];
+pub const OWN: [&str; 6] =
+    ["_ha_meta", "_ha_position", "_ha_sums", "_ha_requests", "_ha_terms", "_ha_requests_by_age"];
+
+/// How many of [`OWN`] are tables.
+pub const OWN_TABLES: usize = 5;
 
 /// Whether `name` is one of the shell's own tables.
 pub fn is_own(name: &str) -> bool {

@@ -8,7 +8,7 @@ use crate::http::{Later, Sql};
 use crate::store::backup::{Contents, Copied};
 use crate::store::classify::Class;
 use crate::store::read::{ReadAnswer, ReadError, ReadRequest};
-use base_ha_core::ids::NodeId;
+use base_ha_core::ids::{NodeId, Seq, Term};
 use bytes::Bytes;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -323,6 +323,10 @@ impl Sql for Witness {
 
     fn run(&self, _: ReadRequest) -> Later<'_, Result<ReadAnswer, ReadError>> {
         panic!("a witness reads nothing")
+    }
+
+    fn contains(&self, _: Seq, _: Term) -> Result<bool, ApiError> {
+        panic!("a witness has no data to ask")
     }
 
     fn copy(&self, _: PathBuf, _: Contents) -> Later<'_, Result<Copied, ApiError>> {

@@ -88,6 +88,8 @@ pub(super) struct Data {
     applied: Arc<watch::Sender<Position>>,
     pub(super) rows: Mutex<Bytes>,
     pub(super) reads: AtomicU64,
+    /// The first entry of each term; every token fits if there are none.
+    pub(super) terms: Mutex<Vec<(u64, u64)>>,
     /// If set, a read waits for it.
     pub(super) gate: Mutex<Option<Arc<Notify>>>,
 }
@@ -101,10 +103,21 @@ impl Sql for Data {
         })
     }
 
-    fn run(&self, _: ReadRequest) -> Later<'_, Result<ReadAnswer, ReadError>> {
+    fn contains(&self, seq: Seq, term: Term) -> Result<bool, ApiError> {
+        let terms = self.terms.lock().unwrap();
+        let made = terms.iter().rfind(|(first, _)| *first <= seq.0);
+        Ok(seq > self.applied.borrow().seq || made.is_none_or(|(_, made)| *made == term.0))
+    }
+
+    fn run(&self, request: ReadRequest) -> Later<'_, Result<ReadAnswer, ReadError>> {
         Box::pin(async move {
             self.reads.fetch_add(1, Ordering::SeqCst);
             let position = *self.applied.borrow();
+            if let Some((seq, term)) = request.seen
+                && !self.contains(seq, term)?
+            {
+                return Err(ReadError::Forked);
+            }
             let gate = self.gate.lock().unwrap().clone();
             if let Some(gate) = gate {
                 gate.notified().await;
@@ -171,6 +184,7 @@ pub(super) async fn node_with(
         applied: applied.clone(),
         rows: Mutex::new(Bytes::from_static(br#"{"columns":["x"],"rows":[[1]]}"#)),
         reads: AtomicU64::new(0),
+        terms: Mutex::new(Vec::new()),
         gate: Mutex::new(None),
     });
     let script = Arc::new(Mutex::new(Script::Commit));

@@ -1,7 +1,7 @@
 //! Tokens and levels.
 
 use super::rig::{CLUSTER, node, position};
-use base_ha_core::ids::{ClusterId, Lineage, Seq};
+use base_ha_core::ids::{ClusterId, Lineage, Seq, Term};
 use base_ha_core::io::{Refusal, Unfit};
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,6 +84,42 @@ async fn tokens_that_are_not_this_history_are_never_answered_with_rows() {
         }
     }
     assert_eq!((a.reads(), b.reads()), (0, 0));
+}
+
+/// R4, R7: a write that was acknowledged by its writer's disk alone is lost with
+/// it. Whoever saw it is told so, everywhere, and never shown other rows as if
+/// they were newer.
+#[tokio::test]
+async fn a_session_that_saw_a_lost_write_is_told_so_everywhere() {
+    let (a, b) = (node("a", |_| ()).await, node("b", |_| ()).await);
+    a.believes(Some(&a), 2, &[&a, &b]);
+    b.believes(Some(&a), 2, &[&a, &b]);
+    let lost = a.token(5, |token| token.term = Term(1));
+    let kept = a.token(3, |token| token.term = Term(1));
+    for at in [&a, &b] {
+        *at.data.terms.lock().unwrap() = vec![(1, 1), (4, 2)];
+    }
+    let forked = (409, "session_forked".to_owned());
+    // The new history is shorter than what was seen, then as long, then longer.
+    for applied in [4, 5, 9] {
+        for at in [&a, &b] {
+            at.applied.send_replace(position(applied, 2));
+        }
+        *a.read_index.lock().unwrap() = Ok(Seq(applied));
+        for (at, uri) in [(&a, "/query"), (&b, "/query"), (&a, "/query?level=linearizable")] {
+            let reply = at.query(uri, SELECT, &[("x-base-txseq", &lost)]).await;
+            assert_eq!(reply.outcome(), forked, "{uri} at {}, applied {applied}", at.id);
+            let reply = at.query(uri, SELECT, &[("x-base-txseq", &kept)]).await;
+            assert_eq!(reply.outcome(), (200, String::new()), "{uri} at {}, applied {applied}", at.id);
+        }
+    }
+    // A write goes through, and its answer does not cover the loss up.
+    let reply = b.query("/query", "insert into t values (1)", &[("x-base-txseq", &lost)]).await;
+    assert_eq!((reply.status, reply.seq(&b)), (200, 5));
+    let shown = reply.header("x-base-txseq").to_owned();
+    assert_eq!(b.query("/query", SELECT, &[("x-base-txseq", &shown)]).await.outcome(), forked);
+    let reply = b.query("/query", "insert into t values (1)", &[("x-base-txseq", &kept)]).await;
+    assert_eq!((reply.status, reply.seq(&b)), (200, 11));
 }
 
 #[tokio::test]

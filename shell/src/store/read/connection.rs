@@ -16,7 +16,7 @@ use base_ha_core::position::Position;
 use base_ha_core::time::MonoTime;
 use rusqlite::config::DbConfig;
 use rusqlite::fallible_iterator::FallibleIterator;
-use rusqlite::{Batch, Connection, InterruptHandle, OpenFlags, Statement, StatementStatus};
+use rusqlite::{Batch, Connection, InterruptHandle, OpenFlags, OptionalExtension, Statement, StatementStatus};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -82,6 +82,26 @@ fn position_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Position> {
         term: Term(number(row.get(1)?, 1)?),
         hash: Hash(row.get::<_, [u8; 32]>(2)?),
     })
+}
+
+/// Which term the entry at or before `?1` was made in.
+const TERM: &str = "SELECT term FROM _ha_terms WHERE first <= ?1 ORDER BY first DESC LIMIT 1";
+
+/// Whether the data at `position`, which is not before `seq`, holds that entry as
+/// it was made in `term`. A term has one writer, whose log never changes under
+/// it: with an entry of a term everything before it in that term is there as
+/// well. So only a token of an older term than the data's costs a look-up.
+fn has(connection: &Connection, position: Position, seq: Seq, term: Term) -> rusqlite::Result<bool> {
+    if seq == Seq(0) || term == position.term {
+        return Ok(true);
+    }
+    if term > position.term {
+        return Ok(false);
+    }
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let made: Option<i64> =
+        connection.prepare_cached(TERM)?.query_row([number(seq.0)], |row| row.get(0)).optional()?;
+    Ok(made == Some(number(term.0)))
 }
 
 /// Where a read runs.
@@ -231,6 +251,16 @@ impl Reader {
         &self.connection
     }
 
+    /// See [`super::Reads::contains`].
+    pub(super) fn contains(&self, seq: Seq, term: Term) -> rusqlite::Result<bool> {
+        self.meter.start(u32::MAX, MonoTime(u64::MAX));
+        self.gate.set_open(true);
+        let asked = position(&self.connection)
+            .and_then(|at| if at.seq < seq { Ok(true) } else { has(&self.connection, at, seq, term) });
+        self.gate.set_open(false);
+        asked
+    }
+
     pub(super) fn gate(&self) -> &Gate {
         &self.gate
     }
@@ -287,7 +317,14 @@ impl Reader {
             Some(row) => position_of(row).map_err(stop)?,
             None => Position::START,
         };
+        let forked = match request.seen {
+            Some((seq, term)) if seq <= position.seq => !has(&self.connection, position, seq, term).map_err(stop)?,
+            Some(_) | None => false,
+        };
         self.gate.set_open(false);
+        if forked {
+            return Err(Stop::Error(ReadError::Forked));
+        }
         if request.at_least.is_some_and(|least| position.seq < least) {
             return Err(Stop::Error(ReadError::Behind { position }));
         }

@@ -89,6 +89,7 @@ impl Case {
                 deadline: self.env.now().mono.after(Duration::from_secs(20)),
             },
             at_least: None,
+            seen: None,
         }
     }
 
@@ -193,6 +194,39 @@ async fn a_snapshot_that_is_too_old_says_how_old() {
     let mut request = case.request("SELECT 1", Params::None);
     request.at_least = Some(Seq(5));
     assert!(case.reads.run(request).await.is_ok());
+}
+
+/// R4, R7: what the client has seen is in this history, or it is told so.
+#[tokio::test]
+async fn a_snapshot_of_another_history_is_told_from_a_late_one() {
+    let case = Case::new(1);
+    case.writer.execute_batch("INSERT INTO _ha_terms VALUES(1, 1), (4, 3), (9, 7)").expect("the node's own table");
+    move_to(&case.writer, 12);
+    let at = case.reads.run(case.request("SELECT 1", Params::None)).await.expect("reads").position;
+    assert_eq!(at.seq, Seq(12));
+    for (seq, term, here) in [
+        (0, 0, true),
+        (3, 1, true),
+        (4, 3, true),
+        (8, 3, true),
+        (3, 3, false),
+        (4, 1, false),
+        (8, 2, false),
+        (9, 3, false),
+        (12, at.term.0, true),
+        (12, at.term.0 + 1, false),
+        // Not there yet: nothing is known of it.
+        (13, 1, true),
+    ] {
+        let mut request = case.request("SELECT 1", Params::None);
+        request.seen = Some((Seq(seq), Term(term)));
+        match case.reads.run(request).await {
+            Ok(_) => assert!(here, "{seq} of term {term} is not in this history"),
+            Err(ReadError::Forked) => assert!(!here, "{seq} of term {term} is in this history"),
+            other => panic!("{seq} of term {term}: {other:?}"),
+        }
+        assert_eq!(case.reads.contains(Seq(seq), Term(term)), Ok(here), "{seq} of term {term}");
+    }
 }
 
 /// Rows and position must never be from two snapshots: a token that is newer

@@ -290,7 +290,14 @@ fn accusation(w: &World, of: usize) -> Message {
 }
 
 fn append(prev: Position) -> Message {
-    Message::Append(Append { sent: MonoTime(1), prev, entries: vec![], commit: Seq(u64::MAX), renews: true, part: None })
+    Message::Append(Append {
+        sent: MonoTime(1),
+        prev,
+        entries: vec![],
+        commit: Seq(u64::MAX),
+        renews: true,
+        part: None,
+    })
 }
 
 /// B6: frames of others change nothing.

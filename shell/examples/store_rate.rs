@@ -59,6 +59,7 @@ fn request(id: u64, sql: &str, params: Vec<Value>) -> (StoreJob, oneshot::Receiv
         many: false,
         ack: Ack::Majority,
         limits,
+        turn: Default::default(),
         reply,
     };
     (StoreJob::Write(request), answer)

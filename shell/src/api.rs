@@ -16,6 +16,7 @@ use base_ha_core::time::MonoTime;
 use bytes::Bytes;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use tokio::sync::oneshot;
 
 /// One statement of a request, with its parameters.
@@ -84,8 +85,41 @@ pub struct WriteRequest {
     pub ack: Ack,
     /// Its bounds.
     pub limits: SqlLimits,
+    /// Whether it waits still.
+    pub turn: Arc<Turn>,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Result<WriteAnswer, WriteError>>,
+}
+
+/// Whose a write is while it waits for the write connection: whoever asks first,
+/// the store to run it or the HTTP task to give it up, has it for good. So a
+/// request that is given up was certainly not run.
+#[derive(Debug, Default)]
+pub struct Turn(AtomicU8);
+
+impl Turn {
+    const WAITS: u8 = 0;
+    const TAKEN: u8 = 1;
+    const GIVEN_UP: u8 = 2;
+
+    /// The store is about to run it: false if it was given up.
+    pub fn take(&self) -> bool {
+        self.claim(Self::TAKEN)
+    }
+
+    /// Nothing of it was done, and it waits again.
+    pub fn give_back(&self) {
+        self.0.store(Self::WAITS, Ordering::Release);
+    }
+
+    /// Nobody waits for it any more: false if it is being run.
+    pub fn give_up(&self) -> bool {
+        self.claim(Self::GIVEN_UP)
+    }
+
+    fn claim(&self, by: u8) -> bool {
+        self.0.compare_exchange(Self::WAITS, by, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
 }
 
 /// What a write came to.
@@ -93,7 +127,8 @@ pub struct WriteRequest {
 pub struct WriteAnswer {
     /// The JSON body (see `sqljson`).
     pub body: Bytes,
-    /// Its entry; the position at which it read, if it changed nothing.
+    /// Its entry; the position at which it read, if it changed nothing. Of a
+    /// repetition whose id is all that was kept, the hash is not known: zero.
     pub position: Position,
     /// It was a repetition of an earlier request with the same key.
     pub replayed: bool,

@@ -32,7 +32,9 @@ use crate::metrics::Stats;
 use apply::ApplyPump;
 use base_ha_core::entry::Entry;
 use base_ha_core::ids::{ClusterId, ContentHash, NodeId, Seq, Url};
-use base_ha_core::io::{AdminOutcome, Boot, CallId, Input, Outbox, Output, Pin, Record, Refusal, Route, StoreHealth};
+use base_ha_core::io::{
+    AdminOutcome, Boot, CallId, Event, Input, Outbox, Output, Pin, Record, Refusal, Route, StoreHealth,
+};
 use base_ha_core::message::Envelope;
 use base_ha_core::node::Node;
 use base_ha_core::position::Position;
@@ -505,7 +507,12 @@ impl<E: Env, B: Bus> Driver<E, B> {
                 }
             }
             Output::Pin(pin) => self.on_pin(pin),
-            Output::Event(event) => event::report(&self.id, now, &event, &self.stats.peer),
+            Output::Event(event) => {
+                if matches!(event, Event::MembershipChanged { .. }) {
+                    self.publisher.renew();
+                }
+                event::report(&self.id, now, &event, &self.stats.peer);
+            }
             Output::Stopped => self.ended = Some(Ended::Stopped),
         }
     }

@@ -275,8 +275,14 @@ async fn a_large_frame_and_many_small_ones_arrive_whole() {
     let (a, mut b) = (station("a", &["s"]).await, station("b", &["s"]).await);
     let payload = Bytes::from((0..2_000_000u32).map(|n| n as u8).collect::<Vec<_>>());
     let entry = Entry::following(&Position::START, StreamId::SHARED, Term(1), Hlc(1), EntryKind::Data, payload);
-    let append =
-        Append { sent: MonoTime(1), prev: Position::START, entries: vec![entry], commit: Seq(0), renews: true, part: None };
+    let append = Append {
+        sent: MonoTime(1),
+        prev: Position::START,
+        entries: vec![entry],
+        commit: Seq(0),
+        renews: true,
+        part: None,
+    };
     let large = Envelope { message: Message::Append(append), ..envelope("a", 1) };
     a.bus.send(&Route::Url(b.url.clone()), &large);
     a.bus.send(&Route::Url(b.url.clone()), &envelope("a", 2));

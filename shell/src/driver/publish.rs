@@ -42,6 +42,11 @@ impl Publisher {
         self.wants_status = true;
     }
 
+    /// The status says something else from now on.
+    pub fn renew(&mut self) {
+        self.wants_status = true;
+    }
+
     /// Everything up to here is committed.
     pub fn committed(&mut self, seq: Seq) {
         if seq > self.view.commit {

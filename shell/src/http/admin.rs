@@ -11,6 +11,7 @@ use super::route::Route;
 use super::server::Conn;
 use super::writer::{Place, Seek, stopping};
 use super::{body, write};
+use crate::api::View;
 use crate::env::Env;
 use crate::error::ApiError;
 use crate::tls::is_tls;
@@ -18,10 +19,12 @@ use base_ha_core::ids::{NodeId, Url};
 use base_ha_core::io::{AdminCommand, AdminOutcome, MemberRef};
 use base_ha_core::member::Role;
 use bytes::Bytes;
-use hyper::Request;
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
+use hyper::{Request, Response};
 use serde::Deserialize;
 use serde_json::json;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -57,13 +60,19 @@ pub(crate) async fn answer<E: Env>(conn: &Conn<E>, route: Route, request: Reques
         match seek.next().await? {
             Place::Here(_) => {
                 if let Some(done) = carry_out(conn, &command).await? {
-                    return Ok(respond::json_now(&done));
+                    return Ok(seen(conn, &done).await);
                 }
             }
             Place::There(url, term) => {
                 let limit = ORDER_TIME_MAX + conn.app.config.limits.wait_timeout;
                 match forward::pass(conn, &url, Hop { term, id }, &head, &body, limit).await {
                     Ok(response) if response.status() == 421 => (),
+                    Ok(response) if response.status() == 200 => {
+                        let body = Limited::new(response.into_body(), ORDER_BYTES_MAX).collect().await;
+                        let body = body.map_err(|error| unknown(&error.to_string()))?.to_bytes();
+                        let done = serde_json::from_slice(&body).map_err(|error| unknown(&error.to_string()))?;
+                        return Ok(seen(conn, &done).await);
+                    }
                     Ok(response) => return Ok(forward::answer(response)),
                     Err(lost) if lost.sent => return Err(unknown(&lost.reason)),
                     Err(unsent) => tracing::debug!(%url, reason = %unsent, "the writer could not be reached"),
@@ -72,6 +81,19 @@ pub(crate) async fn answer<E: Env>(conn: &Conn<E>, route: Route, request: Reques
         }
         seek.pause().await?;
     }
+}
+
+/// The answer to an order that was carried out, once this node has heard of
+/// what it changed: whoever asks here next is not shown what was before. It is
+/// done all the same if that takes too long.
+async fn seen<E: Env>(conn: &Conn<E>, done: &serde_json::Value) -> Response<respond::Body> {
+    let wanted = done["version"].as_u64().unwrap_or(0);
+    let mut view = conn.app.view.clone();
+    let knows = |view: &Arc<View>| view.status.as_ref().is_some_and(|s| s.membership.version.0 >= wanted);
+    if timeout(conn.app.config.limits.wait_timeout, view.wait_for(knows)).await.is_err() {
+        tracing::warn!(wanted, "an order was carried out, and this node has not heard of it yet");
+    }
+    respond::json_now(done)
 }
 
 /// Has the core carry an order out; `None` if this node is not the writer
@@ -84,8 +106,11 @@ async fn carry_out<E: Env>(conn: &Conn<E>, command: &AdminCommand) -> Result<Opt
     };
     let conflict = |code, text: &str| Err(ApiError::new(409, code, text));
     match outcome {
-        AdminOutcome::Done => Ok(Some(json!({ "changed": true }))),
-        AdminOutcome::NothingToDo => Ok(Some(json!({ "changed": false, "message": "it is so already" }))),
+        AdminOutcome::Done => Ok(Some(json!({ "changed": true, "version": version(conn).await }))),
+        AdminOutcome::NothingToDo => {
+            let version = version(conn).await;
+            Ok(Some(json!({ "changed": false, "message": "it is so already", "version": version })))
+        }
         AdminOutcome::NotWriter(_) => Ok(None),
         AdminOutcome::Busy => {
             let text = "another change of the membership or pin is under way; nothing was done";
@@ -102,6 +127,11 @@ async fn carry_out<E: Env>(conn: &Conn<E>, command: &AdminCommand) -> Result<Opt
         ),
         AdminOutcome::TimedOut => Err(unknown("it was not done in time")),
     }
+}
+
+/// The version of the membership now; 0 if this node is about to end.
+async fn version<E: Env>(conn: &Conn<E>) -> u64 {
+    conn.app.node.status().await.map_or(0, |status| status.membership.version.0)
 }
 
 fn unknown(why: &str) -> ApiError {

@@ -10,7 +10,7 @@ use super::query::{self, Query};
 use super::respond::{self, Answer, REPLAYED, REQUEST_ID};
 use super::server::Conn;
 use super::writer::{Place, Seek, not_writer, stopping};
-use crate::api::{Ack, Statement, StoreJob, WriteAnswer, WriteError, WriteRequest};
+use crate::api::{Ack, Statement, StoreJob, Turn, WriteAnswer, WriteError, WriteRequest};
 use crate::config::Forward;
 use crate::env::Env;
 use crate::error::ApiError;
@@ -125,6 +125,7 @@ async fn submit<E: Env>(
         body_digest.copy_from_slice(&blake3::hash(&query.body).as_bytes()[..16]);
     }
     let (reply, answer) = oneshot::channel();
+    let turn = Arc::new(Turn::default());
     let limits = query::limits(conn, query.arrived);
     // The SQL may run until its deadline; only what comes after is the wait
     // for others. A shorter bound would call unknown what is still running.
@@ -137,21 +138,39 @@ async fn submit<E: Env>(
         many: query.parsed.many,
         ack: query.options.ack,
         limits,
+        turn: turn.clone(),
         reply,
     };
     if app.store.send_quiet(StoreJob::Write(request)).is_err() {
         return Err(if query.hop.is_some() { not_writer(&app.view.borrow()) } else { stopping() });
     }
     let mut held = Held::new(answer, permit, app.stats.clone());
+    let patience = app.config.limits.wait_timeout;
+    if let Ok(early) = timeout(patience, held.answer()).await {
+        return answered(early, id);
+    }
+    // One connection writes, and another request's SQL runs on it, or a whole
+    // queue is before this one.
+    if turn.give_up() {
+        let text = format!("the writer was busy with other requests for {patience:?}; nothing was done");
+        return Err(ApiError::new(503, "writer_busy", text).retry_after(1));
+    }
     let bound = answered_by.since(app.env.now().mono);
     match timeout(bound, held.answer()).await {
-        Err(_) => Err(unknown(id, &format!("the write was not acknowledged within {bound:?}"))),
-        Ok(None | Some(Err(WriteError::Unknown))) => {
+        Ok(late) => answered(late, id),
+        Err(_) => Err(unknown(id, &format!("the write was not acknowledged within {:?}", patience + bound))),
+    }
+}
+
+/// What the store's word means, `None` if it ended without one.
+fn answered(result: Option<Result<WriteAnswer, WriteError>>, id: RequestId) -> Result<Submitted, ApiError> {
+    match result {
+        None | Some(Err(WriteError::Unknown)) => {
             Err(unknown(id, "the write was logged, and this node will not learn what became of it"))
         }
-        Ok(Some(Ok(answer))) => Ok(Submitted::Answered(answer)),
-        Ok(Some(Err(WriteError::Sql(error)))) => Err(error),
-        Ok(Some(Err(WriteError::Refused(..)))) => Ok(Submitted::Refused),
+        Some(Ok(answer)) => Ok(Submitted::Answered(answer)),
+        Some(Err(WriteError::Sql(error))) => Err(error),
+        Some(Err(WriteError::Refused(..))) => Ok(Submitted::Refused),
     }
 }
 

@@ -13,10 +13,11 @@ use super::open::{Engine, Role};
 use super::requests::Recent;
 use super::schema::{Table, quoted};
 use super::sys::{Failure, Stmt};
-use base_ha_core::changeset::{Change, Value};
+use base_ha_core::changeset::{Change, RequestId, Value};
 use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::ids::Seq;
 use base_ha_core::member::Membership;
+use base_ha_core::position::Position;
 use base_ha_core::wire::{ChangeSetReader, ValueRef, decode_membership};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -123,8 +124,9 @@ impl Engine {
         }
         self.begin().map_err(|f| (0, halt(&f, self.applied.seq)))?;
         let mut membership: Option<(Seq, Membership)> = None;
+        let mut done: Vec<(Position, RequestId)> = Vec::with_capacity(count);
         for (n, entry) in backlog.iter().take(count).enumerate() {
-            let outcome = self.apply_entry(entry, &mut membership);
+            let outcome = self.apply_entry(entry, &mut membership, &mut done);
             if let Err(fault) = outcome {
                 let at = entry.seq;
                 self.rollback();
@@ -140,6 +142,7 @@ impl Engine {
                 self.write_membership(*seq, membership)?;
             }
             self.write_terms(backlog.iter().take(count))?;
+            self.write_recent(&done)?;
             self.write_position(end, hlc)?;
             self.commit(end, hlc)
         })();
@@ -154,17 +157,19 @@ impl Engine {
         if membership.is_some() {
             self.membership = membership;
         }
-        for entry in backlog.drain(..count) {
-            if entry.kind == EntryKind::Data
-                && let Ok(reader) = ChangeSetReader::new(entry.payload.clone())
-            {
-                recent.note(reader.request(), entry.position());
-            }
+        backlog.drain(..count);
+        for (position, id) in done {
+            recent.note(id, position);
         }
         Ok(())
     }
 
-    fn apply_entry(&mut self, entry: &Entry, membership: &mut Option<(Seq, Membership)>) -> Result<(), Fault> {
+    fn apply_entry(
+        &mut self,
+        entry: &Entry,
+        membership: &mut Option<(Seq, Membership)>,
+        done: &mut Vec<(Position, RequestId)>,
+    ) -> Result<(), Fault> {
         match entry.kind {
             EntryKind::Noop => Ok(()),
             EntryKind::Config => {
@@ -173,14 +178,19 @@ impl Engine {
                 *membership = Some((entry.seq, decoded));
                 Ok(())
             }
-            EntryKind::Data => self.apply_changes(entry),
+            EntryKind::Data => {
+                done.push((entry.position(), self.apply_changes(entry)?));
+                Ok(())
+            }
         }
     }
 
-    fn apply_changes(&mut self, entry: &Entry) -> Result<(), Fault> {
+    /// Applies one change-set; says which request it is of.
+    fn apply_changes(&mut self, entry: &Entry) -> Result<RequestId, Fault> {
         let bad = |e| Fault::Entry(format!("the change-set cannot be read: {e}"));
         self.ctx.caller.set(Caller::Store);
         let mut reader = ChangeSetReader::new(entry.payload.clone()).map_err(bad)?;
+        let request = reader.request();
         if reader.database() != "main" {
             return Err(Fault::Entry(format!("the change-set is for the database {:?}", reader.database())));
         }
@@ -217,7 +227,7 @@ impl Engine {
         capture.sums.keep_request();
         drop(capture);
         match self.ctx.take_poison() {
-            None => Ok(()),
+            None => Ok(request),
             Some(why) => Err(Fault::Entry(why)),
         }
     }

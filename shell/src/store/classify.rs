@@ -122,7 +122,7 @@ pub(super) fn classify_text(connection: &Connection, gate: &Gate, sql: &str) -> 
                 }
             }
             Ok(None) => break,
-            Err(error) => return unprepared(&error, gate),
+            Err(error) => return unprepared(&sqlerror::in_text(error, sql), gate),
         }
     }
     if statements == 0 {

@@ -221,7 +221,7 @@ impl Engine {
             self.ctx.caller.set(Caller::User);
             let (key, mut prepared) = match self.cache.remove_entry(rest) {
                 Some((key, prepared)) => (Some(key), prepared),
-                None => match self.prepare(rest)? {
+                None => match self.prepare(rest, statement.sql.len() - rest.len())? {
                     Some(prepared) => (None, prepared),
                     None => break, // blanks and comments to the end
                 },
@@ -253,14 +253,22 @@ impl Engine {
         Ok(())
     }
 
-    fn prepare(&mut self, sql: &str) -> Result<Option<Prepared>, Trouble> {
+    /// Compiles the first statement of `sql`, before which so many bytes of the
+    /// client's text stand.
+    fn prepare(&mut self, sql: &str, before: usize) -> Result<Option<Prepared>, Trouble> {
         *self.ctx.info.borrow_mut() = Info::default();
         let result = self.conn.prepare(sql);
         let mut info = self.ctx.info.take();
         let (stmt, consumed) = match result {
             Ok((Some(stmt), consumed)) => (stmt, consumed),
             Ok((None, _)) => return Ok(None),
-            Err(failure) => return Err(Trouble::Sqlite(failure, info.denied.take())),
+            Err(failure) => {
+                let at = self.conn.error_offset().map(|offset| before + offset);
+                return Err(match info.denied.take() {
+                    None => Trouble::Other(problem::uncompiled(&failure, at)),
+                    denied => Trouble::Sqlite(failure, denied),
+                });
+            }
         };
         if stmt.is_explain() {
             info = Info::default(); // it would, but does not
@@ -527,7 +535,9 @@ impl Engine {
             let text = format!("The changes could not be captured ({why}); nothing was done.");
             return Err(ApiError::new(500, "capture_failed", text).into());
         }
-        if capture.set.is_empty() {
+        // That it changed nothing is an answer too: under a key it is logged, so
+        // that every later writer gives the same one.
+        if capture.set.is_empty() && request.idempotency_key.is_none() {
             capture.set.clear();
             return Ok(None);
         }

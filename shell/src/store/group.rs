@@ -109,7 +109,7 @@ impl Inner {
                 self.waiting.push_front(next);
                 break;
             }
-            if next.request.reply.is_closed() {
+            if next.request.reply.is_closed() || !next.request.turn.take() {
                 continue; // nobody waits for it any more, and nothing was done
             }
             if now.mono >= next.request.limits.deadline {
@@ -151,6 +151,7 @@ impl Inner {
                 }
                 Err(Ended::Interrupted) => {
                     engine.rollback();
+                    next.request.turn.give_back();
                     self.waiting.push_front(next);
                     self.requeue(members);
                     return;
@@ -166,6 +167,7 @@ impl Inner {
                         self.confirm(started.mono, vec![guilty]);
                     } else {
                         next.alone = true;
+                        next.request.turn.give_back();
                         self.waiting.push_front(next);
                         self.requeue(members);
                     }
@@ -220,6 +222,7 @@ impl Inner {
     /// Puts requests back in front, in order. Nothing of them is left.
     fn requeue(&mut self, members: Vec<Member>) {
         for member in members.into_iter().rev() {
+            member.waiting.request.turn.give_back();
             self.waiting.push_front(member.waiting);
         }
     }
@@ -294,14 +297,19 @@ impl Inner {
                 }
             }
             let own: Vec<&Entry> = mine.collect();
+            let mut done = Vec::with_capacity(own.len());
             for member in &group.members {
                 let request = &member.waiting.request;
+                if let Some(n) = member.entry {
+                    done.push((own[n as usize].position(), request.id));
+                }
                 if let (Some(key), Some(n), Ok(body)) = (&request.idempotency_key, member.entry, &member.result) {
                     let entry = own[n as usize];
                     engine.remember(key, &request.body_digest, Some(body), entry.position(), entry.hlc)?;
                 }
             }
             engine.write_terms(&entries)?;
+            engine.write_recent(&done)?;
             engine.write_position(last, hlc)?;
             engine.commit(last, hlc)
         })();

@@ -207,9 +207,11 @@ impl Inner {
         let reopened = Engine::open(&path, ctx);
         match (moved, reopened) {
             (Ok(()), Ok(engine)) => {
+                let engine_recent = engine.recent();
                 self.engine = Some(engine);
                 self.backlog.clear();
-                self.recent.clear();
+                // What the old file knew is another history's.
+                self.recent = engine_recent;
                 if self.fence.take().is_some() {
                     (self.out)(NodeEvent::Health(Organ::Store, StoreHealth::Well));
                 }

@@ -109,13 +109,13 @@ pub fn open<E: Env>(
         // Stamps of change-sets only have to go up; their distance from other
         // nodes' clocks is the core's business.
         clock: HybridClock::new(engine.hlc, Duration::MAX),
+        recent: engine.recent(),
         engine: Some(engine),
         waiting: VecDeque::new(),
         group: None,
         linger: linger::Linger::default(),
         lingers: false,
         backlog: VecDeque::new(),
-        recent: requests::Recent::default(),
         next_proposal: 0,
         durable: Seq(0),
         all: Seq(0),

@@ -65,6 +65,8 @@ pub(super) struct Own {
     pub(super) get_request: Stmt,
     pub(super) expire_requests: Stmt,
     pub(super) set_term: Stmt,
+    pub(super) set_recent: Stmt,
+    pub(super) drop_recent: Stmt,
 }
 
 /// The store's own statements on `sqlite_sequence`, which SQLite makes with
@@ -295,6 +297,8 @@ impl Own {
             expire_requests: one("DELETE FROM main._ha_requests WHERE key IN \
                  (SELECT key FROM main._ha_requests WHERE hlc < ?1 ORDER BY hlc LIMIT 1000)")?,
             set_term: one("INSERT INTO main._ha_terms(first, term) VALUES(?1, ?2)")?,
+            set_recent: one("INSERT INTO main._ha_recent(first, term, ids) VALUES(?1, ?2, ?3)")?,
+            drop_recent: one("DELETE FROM main._ha_recent WHERE first < ?1")?,
         })
     }
 }

@@ -22,6 +22,16 @@ pub(super) fn of_statement(failure: &Failure, denied: Option<&str>, stopped: Opt
     }
 }
 
+/// What a client is told of a statement that could not be compiled, because of
+/// what stands at that byte of its text, if SQLite knows.
+pub(super) fn uncompiled(failure: &Failure, at: Option<usize>) -> ApiError {
+    let mut error = translated(failure);
+    if let (Some(at), Some(serde_json::Value::Object(data))) = (at, &mut error.data) {
+        data.insert("offset".to_owned(), at.into());
+    }
+    error
+}
+
 /// A transaction beyond the largest entry.
 pub(super) fn too_large() -> ApiError {
     ApiError::new(413, "transaction_too_large", "The changes of one transaction may take 64 MiB; nothing was done.")

@@ -372,7 +372,9 @@ impl<E: Env> Reads<E> {
                 self.0.stats.timed_out.fetch_add(1, Ordering::Relaxed);
             }
             ReadError::Sql(told) if told.status >= 500 => {}
-            ReadError::Sql(_) | ReadError::Behind { .. } | ReadError::Forked | ReadError::NotReadOnly => self.give(reader),
+            ReadError::Sql(_) | ReadError::Behind { .. } | ReadError::Forked | ReadError::NotReadOnly => {
+                self.give(reader)
+            }
         }
         error
     }

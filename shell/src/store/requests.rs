@@ -1,9 +1,13 @@
 //! Requests that come twice.
 //!
 //! Decides when a request is a repetition and what it is told. Keys that
-//! clients chose are kept in `data.db` with their answers; ids that nodes
-//! minted are kept in memory, a bounded number of them. Knows nothing of SQL.
+//! clients chose are kept in `data.db` with their answers. So are ids that nodes
+//! minted, without answers and a bounded number of them; the last are in memory
+//! as well. Both change in the transaction of the rows, on every node: the next
+//! writer, and this one after a restart, knows the same repetitions. Knows
+//! nothing of SQL.
 
+use super::guard::Caller;
 use super::open::Engine;
 use super::sys::Failure;
 use crate::api::WriteRequest;
@@ -19,9 +23,17 @@ use std::collections::{HashMap, VecDeque};
 /// How long a key is remembered, by the stamps of entries.
 const KEY_AGE_MS: u64 = 24 * 3600 * 1000;
 
-/// How many minted ids are remembered: at 50,000 writes a second a third of a
-/// second, more than a node waits before it sends a request again elsewhere.
+/// How many minted ids are in memory: those that a passed-on request which
+/// comes twice may have.
 const RECENT_MAX: usize = 16_384;
+
+/// How many minted ids are in `data.db`, in 4 MiB: at 5,000 writes a second most
+/// of a minute, after which a client has been told that its outcome is unknown
+/// and asks by the id that it was given.
+const KEPT_MAX: u64 = 1 << 18;
+
+/// Ids that are no longer kept go when so many entries have come.
+const DROP_EVERY: u64 = 256;
 
 /// The ids of recent entries.
 #[derive(Default)]
@@ -47,12 +59,6 @@ impl Recent {
     pub(super) fn find(&self, id: RequestId) -> Option<Position> {
         self.positions.get(&id.0).copied()
     }
-
-    /// Forgets all: the history is another one.
-    pub(super) fn clear(&mut self) {
-        self.positions.clear();
-        self.order.clear();
-    }
 }
 
 /// What a repetition is told.
@@ -70,7 +76,84 @@ fn position_only(position: Position) -> Bytes {
 }
 
 impl Engine {
-    /// What is known of an earlier request with this one's key.
+    /// Writes into the open transaction which requests its entries are of, in
+    /// order.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub(super) fn write_recent(&mut self, done: &[(Position, RequestId)]) -> Result<(), Failure> {
+        self.ctx.caller.set(Caller::Store);
+        let follows =
+            |a: &(Position, RequestId), b: &(Position, RequestId)| a.0.seq.next() == b.0.seq && a.0.term == b.0.term;
+        for run in done.chunk_by(follows) {
+            let Some((first, _)) = run.first() else { continue };
+            let ids: Vec<u8> = run.iter().flat_map(|(_, id)| id.0.to_le_bytes()).collect();
+            let (seq, term) = (first.seq.0 as i64, first.term.0 as i64);
+            self.own.set_recent.run_with(&[ValueRef::Integer(seq), ValueRef::Integer(term), ValueRef::Blob(&ids)])?;
+        }
+        if let (Some((first, _)), Some((last, _))) = (done.first(), done.last())
+            && first.seq.0 / DROP_EVERY != (last.seq.0 + 1) / DROP_EVERY
+        {
+            let oldest = last.seq.0.saturating_sub(KEPT_MAX) as i64;
+            self.own.drop_recent.run_with(&[ValueRef::Integer(oldest)])?;
+        }
+        Ok(())
+    }
+
+    /// The last ids that the file holds.
+    pub(super) fn recent(&self) -> Recent {
+        let mut found = Vec::new();
+        let read = self.each_recent(|position, id| {
+            found.push((position, id));
+            found.len() < RECENT_MAX
+        });
+        if let Err(failure) = read {
+            // Each is looked up again when it is asked for, and that may fail.
+            tracing::warn!(%failure, "the ids of recent requests could not be read");
+        }
+        let mut recent = Recent::default();
+        for (position, id) in found.into_iter().rev() {
+            recent.note(id, position);
+        }
+        recent
+    }
+
+    /// Where the file says that a request was done. It looks through all that
+    /// are kept: only a client that asks by an id that it was given costs that.
+    fn find_kept(&self, wanted: RequestId) -> Result<Option<Position>, Failure> {
+        let mut found = None;
+        self.each_recent(|position, id| {
+            if id == wanted {
+                found = Some(position);
+            }
+            found.is_none()
+        })?;
+        Ok(found)
+    }
+
+    /// Calls `look` with each id that is kept, the last one first, until it has
+    /// seen enough. Of its entry's hash nothing is kept.
+    fn each_recent(&self, mut look: impl FnMut(Position, RequestId) -> bool) -> Result<(), Failure> {
+        self.ctx.caller.set(Caller::Store);
+        let mut all =
+            self.conn.sql().prepare_cached("SELECT first, term, ids FROM main._ha_recent ORDER BY first DESC")?;
+        let mut rows = all.query([])?;
+        while let Some(row) = rows.next()? {
+            let (first, term): (i64, i64) = (row.get(0)?, row.get(1)?);
+            let ids = row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?;
+            let (ids, _) = ids.as_chunks::<16>();
+            for (n, id) in ids.iter().enumerate().rev() {
+                let seq = Seq(first as u64 + n as u64);
+                let position = Position { seq, term: Term(term as u64), hash: Hash::ZERO };
+                if !look(position, RequestId(u128::from_le_bytes(*id))) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known of an earlier request with this one's key, or id.
     ///
     /// # Errors
     /// What SQLite says.
@@ -110,6 +193,15 @@ impl Engine {
                 "idempotency_key_reused",
                 "This Idempotency-Key was used with another body; nothing was done.",
             ))),
+            // An id that a node gave out with an unknown outcome: that request
+            // came without a key.
+            None if *key == format!("{:032x}", request.id.0) => {
+                let known = match recent.find(request.id) {
+                    None => self.find_kept(request.id)?,
+                    found => found,
+                };
+                known.map(|at| Repeated::Answer(position_only(at), at))
+            }
             None => None,
         })
     }

@@ -16,6 +16,8 @@ pub const OWN_PREFIX: &str = "_ha_";
 /// `_ha_requests`: what a repeated `Idempotency-Key` is told. `_ha_terms`: the
 /// first entry of each term that left entries in this history, from the first
 /// entry on: whether a session has seen this history or one that was given up.
+/// `_ha_recent`: the ids (16 bytes each, little-endian) of the requests whose
+/// entries are `first` and those after it, all of one term; the last ones only.
 pub const CREATE: &str = "
 CREATE TABLE IF NOT EXISTS _ha_meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS _ha_position(
@@ -29,16 +31,17 @@ CREATE TABLE IF NOT EXISTS _ha_requests(
     hash BLOB NOT NULL, hlc INTEGER NOT NULL, answer BLOB
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS _ha_terms(first INTEGER PRIMARY KEY, term INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS _ha_recent(first INTEGER PRIMARY KEY, term INTEGER NOT NULL, ids BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS _ha_requests_by_age ON _ha_requests(hlc);
 ";
 
 /// Every table and index that [`CREATE`] makes: anything else with their prefix
 /// is an intruder.
-pub const OWN: [&str; 6] =
-    ["_ha_meta", "_ha_position", "_ha_sums", "_ha_requests", "_ha_terms", "_ha_requests_by_age"];
+pub const OWN: [&str; 7] =
+    ["_ha_meta", "_ha_position", "_ha_sums", "_ha_requests", "_ha_terms", "_ha_recent", "_ha_requests_by_age"];
 
 /// How many of [`OWN`] are tables.
-pub const OWN_TABLES: usize = 5;
+pub const OWN_TABLES: usize = 6;
 
 /// Whether `name` is one of the shell's own tables.
 pub fn is_own(name: &str) -> bool {

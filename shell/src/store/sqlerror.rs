@@ -13,7 +13,7 @@ use serde_json::json;
 /// |---|---|
 /// | constraints | 409 `constraint_unique`, `_primary_key`, `_foreign_key`, `_check`, `_not_null`, `_trigger`, `constraint` |
 /// | STRICT type, MISMATCH, RANGE | 422 `bad_value` |
-/// | ERROR (syntax, no such table, ...) | 400 `bad_sql`, with `data.offset` in bytes where it is known |
+/// | ERROR (syntax, no such table, ...) | 400 `bad_sql`, with `data.offset` in bytes of the whole text where it is known |
 /// | AUTH | 403 `forbidden_sql` |
 /// | READONLY | 403 `read_only` |
 /// | TOOBIG | 413 `too_big` |
@@ -59,6 +59,20 @@ pub fn is_interrupt(error: &rusqlite::Error) -> bool {
 /// Whether another connection was in the way and trying again may help.
 pub fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(code(error), ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED)
+}
+
+/// An error of one statement of `text`, its place counted from the start of the
+/// whole text.
+pub fn in_text(error: rusqlite::Error, text: &str) -> rusqlite::Error {
+    match error {
+        rusqlite::Error::SqlInputError { error, msg, sql, offset } => {
+            // SQLite was given the rest of the text, without blanks at its ends.
+            let before = text.trim_end().strip_suffix(sql.trim_end()).map_or(0, str::len);
+            let offset = i32::try_from(before).unwrap_or(0).saturating_add(offset);
+            rusqlite::Error::SqlInputError { error, msg, sql, offset }
+        }
+        other => other,
+    }
 }
 
 /// `extended` is SQLite's extended result code, `message` its words.

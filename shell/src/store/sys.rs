@@ -256,6 +256,13 @@ impl<H: Hooks> Conn<H> {
         Ok((NonNull::new(raw).map(|raw| Stmt { raw }), consumed))
     }
 
+    /// Where in the text the last prepare failed, in bytes, if SQLite can tell.
+    pub(super) fn error_offset(&self) -> Option<usize> {
+        // SAFETY: the handle is open.
+        let offset = unsafe { ffi::sqlite3_error_offset(self.db()) };
+        usize::try_from(offset).ok()
+    }
+
     /// Prepares a statement of the store's own.
     ///
     /// # Errors

@@ -160,6 +160,7 @@ fn request(id: u128, statements: Vec<Statement>) -> (WriteRequest, Reply) {
         many,
         ack: Ack::Majority,
         limits,
+        turn: Default::default(),
         reply,
     };
     (request, answer)

@@ -115,6 +115,7 @@ impl Replica {
             many,
             ack: Ack::Majority,
             limits,
+            turn: Default::default(),
             reply,
         };
         let pin = Pin { term: Term(1), writer: None, writable: true };

@@ -1,6 +1,6 @@
 //! Nodes whose store and loop do what a test says.
 
-use crate::api::{NodeEvent, StoreJob, View, WriteAnswer, WriteError, WriteRequest};
+use crate::api::{NodeEvent, StoreJob, Turn, View, WriteAnswer, WriteError, WriteRequest};
 use crate::api::{Rejected, Statement};
 use crate::app::{App, NodeHandle};
 use crate::config::{Config, Secret};
@@ -51,6 +51,8 @@ pub(super) enum Script {
     Refuse,
     /// Keeps it.
     Keep,
+    /// Has no time for it.
+    Wait,
     /// Logs it and loses sight of it.
     Lose,
     /// An error of SQL.
@@ -74,6 +76,8 @@ pub(super) struct Node {
     pub(super) applied: Arc<watch::Sender<Position>>,
     pub(super) script: Arc<Mutex<Script>>,
     pub(super) writes: Arc<Mutex<Vec<Seen>>>,
+    /// What waits in the store, with [`Script::Wait`].
+    pub(super) waiting: Arc<Mutex<Vec<Arc<Turn>>>>,
     pub(super) orders: Arc<Mutex<Vec<AdminCommand>>>,
     pub(super) outcome: Arc<Mutex<AdminOutcome>>,
     pub(super) read_index: Arc<Mutex<Result<Seq, Refusal>>>,
@@ -192,8 +196,9 @@ pub(super) async fn node_with(
     let orders = Arc::new(Mutex::new(Vec::new()));
     let outcome = Arc::new(Mutex::new(AdminOutcome::Done));
     let read_index = Arc::new(Mutex::new(Ok(Seq(0))));
-    let store = store(script.clone(), writes.clone(), applied.clone(), seen_view.clone());
-    let node = node_loop(orders.clone(), outcome.clone(), read_index.clone());
+    let waiting = Arc::new(Mutex::new(Vec::new()));
+    let store = store(script.clone(), writes.clone(), waiting.clone(), applied.clone(), seen_view.clone());
+    let node = node_loop(orders.clone(), outcome.clone(), read_index.clone(), seen_view.clone());
     let app = Arc::new(App {
         env,
         http: State::new(Dialler::new(env, None), &config, [3; 32]),
@@ -208,12 +213,29 @@ pub(super) async fn node_with(
     });
     let (shutdown, stop) = watch::channel(false);
     let served = tokio::spawn(serve(app.clone(), listener, stop));
-    Node { id, url, app, view, applied, script, writes, orders, outcome, read_index, data, shutdown, served, dir }
+    Node {
+        id,
+        url,
+        app,
+        view,
+        applied,
+        script,
+        writes,
+        waiting,
+        orders,
+        outcome,
+        read_index,
+        data,
+        shutdown,
+        served,
+        dir,
+    }
 }
 
 fn store(
     script: Arc<Mutex<Script>>,
     writes: Arc<Mutex<Vec<Seen>>>,
+    waiting: Arc<Mutex<Vec<Arc<Turn>>>>,
     applied: Arc<watch::Sender<Position>>,
     view: watch::Receiver<Arc<View>>,
 ) -> WorkerHandle<StoreJob> {
@@ -222,10 +244,15 @@ fn store(
         let mut kept = Vec::new();
         while let Some(job) = jobs.recv().await {
             let StoreJob::Write(request) = job else { continue };
-            let WriteRequest { id, idempotency_key, body_digest, statements, reply, .. } = request;
+            let WriteRequest { id, idempotency_key, body_digest, statements, reply, turn, .. } = request;
             let sql = statements[0].sql.clone();
             writes.lock().unwrap().push(Seen { id: id.0, key: idempotency_key, digest: body_digest, sql });
             let script = script.lock().unwrap().clone();
+            if matches!(script, Script::Wait) {
+                waiting.lock().unwrap().push(turn);
+            } else {
+                assert!(turn.take(), "given up before its turn");
+            }
             let term = view.borrow().pin.term;
             let commit = || {
                 let seq = applied.borrow().seq.next();
@@ -243,7 +270,7 @@ fn store(
                     Ok(answer)
                 }
                 Script::Refuse => Err(WriteError::Refused(refusal, Box::new(Rejected { statements }))),
-                Script::Keep => {
+                Script::Keep | Script::Wait => {
                     kept.push(reply);
                     continue;
                 }
@@ -266,6 +293,7 @@ fn node_loop(
     orders: Arc<Mutex<Vec<AdminCommand>>>,
     outcome: Arc<Mutex<AdminOutcome>>,
     read_index: Arc<Mutex<Result<Seq, Refusal>>>,
+    view: watch::Receiver<Arc<View>>,
 ) -> NodeHandle {
     let (send, mut events) = mpsc::unbounded_channel();
     tokio::spawn(async move {
@@ -273,6 +301,12 @@ fn node_loop(
             match event {
                 NodeEvent::ReadIndex { reply } => {
                     let _ = reply.send(read_index.lock().unwrap().clone());
+                }
+                NodeEvent::Status { reply } => {
+                    let status = view.borrow().status.as_ref().map(|status| Status::clone(status));
+                    if let Some(status) = status {
+                        let _ = reply.send(Box::new(status));
+                    }
                 }
                 NodeEvent::Admin { command, reply } => {
                     orders.lock().unwrap().push(command);

@@ -1,7 +1,7 @@
 //! The cluster as seen from outside, orders to it, copies of its data.
 
 use super::rig::{node, position};
-use base_ha_core::ids::{ClusterId, NodeId, Seq};
+use base_ha_core::ids::{ClusterId, ConfigVersion, NodeId, Seq};
 use base_ha_core::io::{AdminCommand, AdminOutcome, Part, Unfit};
 use serde_json::json;
 use std::time::Duration;
@@ -124,7 +124,7 @@ async fn orders_are_carried_out_at_the_writer() {
     a.believes(Some(&a), 1, &[&a, &b]);
     b.believes(Some(&a), 1, &[&a, &b]);
     let reply = b.ask("POST", "/_ha/transfer", &[], r#"{"to":"b"}"#).await;
-    assert_eq!((reply.status, reply.json()), (200, json!({ "changed": true })));
+    assert_eq!((reply.status, reply.json()), (200, json!({ "changed": true, "version": 1 })));
     let transfer = AdminCommand::Transfer { to: Some(NodeId::new("b").unwrap()) };
     assert_eq!(*a.orders.lock().unwrap(), [transfer]);
     assert!(b.orders.lock().unwrap().is_empty());
@@ -142,6 +142,28 @@ async fn orders_are_carried_out_at_the_writer() {
     }
     *a.outcome.lock().unwrap() = AdminOutcome::NothingToDo;
     assert_eq!(a.ask("POST", "/_ha/stepdown", &[], "").await.json()["changed"], false);
+}
+
+/// Whoever gives an order here and then looks here sees what it changed.
+#[tokio::test]
+async fn an_order_is_answered_once_this_node_has_heard_of_it() {
+    let (a, b) = (node("a", |_| ()).await, node("b", |_| ()).await);
+    a.believes(Some(&a), 1, &[&a, &b]);
+    b.believes(Some(&a), 1, &[&a, &b]);
+    a.status(|_, status| status.membership.version = ConfigVersion(5));
+    let order = b.ask("POST", "/_ha/members", &[], r#"{"url":"http://127.0.0.1:9"}"#);
+    let (reply, ()) = tokio::join!(order, async {
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(a.orders.lock().unwrap().len(), 1, "it is carried out by now");
+        b.status(|_, status| status.membership.version = ConfigVersion(5));
+    });
+    assert_eq!((reply.status, reply.json()), (200, json!({ "changed": true, "version": 5 })));
+    assert_eq!(b.get("/_ha/members").await.json()["version"], 5);
+    // It is done all the same if this node hears of it too late.
+    a.status(|_, status| status.membership.version = ConfigVersion(6));
+    let reply = b.ask("POST", "/_ha/members", &[], r#"{"url":"http://127.0.0.1:9"}"#).await;
+    assert_eq!((reply.status, reply.json()["version"].as_u64()), (200, Some(6)));
+    assert_eq!(b.get("/_ha/members").await.json()["version"], 5);
 }
 
 #[tokio::test]

@@ -55,6 +55,25 @@ async fn timeout_is_unknown() {
     assert_eq!(b.query("/query", INSERT, &[]).await.outcome(), (503, "no_writer".to_owned()));
 }
 
+/// One connection writes: whoever waits behind a long statement is told so in
+/// time, and that nothing was done.
+#[tokio::test]
+async fn a_busy_writer_says_so_and_has_done_nothing() {
+    let (a, b) = (node("a", |_| ()).await, node("b", |_| ()).await);
+    a.believes(Some(&a), 1, &[&a, &b]);
+    b.believes(Some(&a), 1, &[&a, &b]);
+    a.script(Script::Wait);
+    for at in [&a, &b] {
+        let reply = at.query("/query", INSERT, &[]).await;
+        assert_eq!(reply.outcome(), (503, "writer_busy".to_owned()), "at {}", at.id);
+        assert_eq!(reply.header("retry-after"), "1");
+    }
+    for request in a.waiting.lock().unwrap().iter() {
+        assert!(!request.take(), "given up: the store must not run it any more");
+    }
+    assert_eq!(a.waiting.lock().unwrap().len(), 2);
+}
+
 #[tokio::test]
 async fn committed_but_not_everywhere_says_so() {
     let a = node("a", |_| ()).await;

@@ -99,8 +99,7 @@ fn has(connection: &Connection, position: Position, seq: Seq, term: Term) -> rus
         return Ok(false);
     }
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    let made: Option<i64> =
-        connection.prepare_cached(TERM)?.query_row([number(seq.0)], |row| row.get(0)).optional()?;
+    let made: Option<i64> = connection.prepare_cached(TERM)?.query_row([number(seq.0)], |row| row.get(0)).optional()?;
     Ok(made == Some(number(term.0)))
 }
 
@@ -337,7 +336,8 @@ impl Reader {
                 self.run_statement(&mut compiled, &mut binder, &mut writer, mode)?;
             } else {
                 let mut batch = Batch::new(&self.connection, &statement.sql);
-                while let Some(mut compiled) = batch.next().map_err(stop)? {
+                let stop_in = |e| stop(sqlerror::in_text(e, &statement.sql));
+                while let Some(mut compiled) = batch.next().map_err(stop_in)? {
                     check_results(&writer, &request.limits)?;
                     self.run_statement(&mut compiled, &mut binder, &mut writer, mode)?;
                 }

@@ -196,6 +196,20 @@ async fn a_snapshot_that_is_too_old_says_how_old() {
     assert!(case.reads.run(request).await.is_ok());
 }
 
+#[tokio::test]
+async fn the_place_of_an_error_counts_from_the_start_of_the_whole_text() {
+    let case = Case::new(1);
+    let text = "  SELECT 1;\n -- é\n SELECT 2 FROM; SELECT 3  ";
+    match case.reads.classify(&[Statement { sql: text.into(), params: Params::None }]) {
+        Ok(Class::Refused(error)) => {
+            assert_eq!((error.status, error.code), (400, "bad_sql"));
+            let place = error.data.expect("particulars")["offset"].as_u64().expect("a place");
+            assert_eq!(place as usize, text.find("; SELECT 3").expect("there"));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 /// R4, R7: what the client has seen is in this history, or it is told so.
 #[tokio::test]
 async fn a_snapshot_of_another_history_is_told_from_a_late_one() {

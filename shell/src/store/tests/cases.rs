@@ -26,6 +26,18 @@ fn shape(name: &str, columns: &[&str]) -> TableShape {
 }
 
 #[test]
+fn the_place_of_an_error_counts_from_the_start_of_the_whole_text() {
+    let mut pair = Pair::new();
+    // The writer compiles one statement after the other: the table is there.
+    let sql = "CREATE TABLE t(a);  INSERT INTO t SELECT é FROM t";
+    let error = pair.try_write(vec![text(sql)]).expect_err("no such column");
+    assert_eq!((error.status, error.code), (400, "bad_sql"));
+    let place = error.data.expect("particulars")["offset"].as_u64().expect("a place");
+    assert_eq!(place as usize, sql.find('é').expect("there"));
+    pair.check();
+}
+
+#[test]
 fn failed_statement_not_replicated() {
     let mut pair = Pair::new();
     pair.write("CREATE TABLE t(a UNIQUE, b CHECK(b < 10))");

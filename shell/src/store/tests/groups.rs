@@ -412,6 +412,128 @@ fn a_repeated_key_is_told_what_the_first_was_told() {
     pair.check();
 }
 
+/// That nothing changed is an answer like any other: under a key it is logged,
+/// and the next writer gives the same one. An error did nothing and is not.
+#[test]
+fn a_keyed_request_that_changed_nothing_is_remembered_and_an_error_is_not() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a UNIQUE)");
+    let update = "UPDATE t SET a = 2 WHERE a = 1 RETURNING a";
+    let send = |pair: &mut Pair, id: u128, key: &str, sql: &str| {
+        let (mut request, mut reply) = request(id, vec![text(sql)]);
+        request.idempotency_key = Some(key.into());
+        pair.writer.jobs([StoreJob::Write(request)]);
+        pair.settle();
+        answer(&mut reply).expect("answered")
+    };
+    let before = pair.last();
+    let first = send(&mut pair, 1, "nothing", update).expect("done");
+    assert!(!first.replayed && pair.last().seq == before.seq.next(), "it is logged");
+    pair.check();
+    pair.write("INSERT INTO t VALUES(1)");
+    let again = send(&mut pair, 1, "nothing", update).expect("done");
+    assert_eq!((again.replayed, again.body, again.position), (true, first.body.clone(), first.position));
+    let refused = "INSERT INTO t VALUES(1)";
+    assert!(matches!(send(&mut pair, 2, "error", refused), Err(WriteError::Sql(error)) if error.status == 409));
+    pair.write("DELETE FROM t");
+    assert!(!send(&mut pair, 2, "error", refused).expect("done").replayed, "nothing stood in its way any more");
+    let Pair { writer, replica, .. } = &mut pair;
+    std::mem::swap(writer, replica);
+    pair.writer.pin(2, true);
+    let third = send(&mut pair, 1, "nothing", update).expect("done");
+    assert_eq!((third.replayed, third.body), (true, first.body));
+    // Without a key there is nothing to log.
+    let before = pair.last();
+    pair.write("UPDATE t SET a = 2 WHERE a = 7");
+    assert_eq!(pair.last(), before);
+    pair.check();
+}
+
+/// A client that was told "unknown" and an id asks by that id, at this writer
+/// after a restart or at the next one, and nothing is done twice.
+#[test]
+fn an_id_that_was_given_out_is_known_after_a_restart_and_at_the_next_writer() {
+    const ID: u128 = 0xabcd << 64;
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    pair.write("INSERT INTO t VALUES('before')");
+    let send = |pair: &mut Pair, key: Option<String>| {
+        let (mut request, mut reply) = request(ID, vec![text("INSERT INTO t VALUES('once')")]);
+        request.idempotency_key = key;
+        pair.writer.jobs([StoreJob::Write(request)]);
+        pair.settle();
+        answer(&mut reply).expect("answered").expect("done")
+    };
+    let first = send(&mut pair, None);
+    let others: Vec<_> = (0..5).map(|n| vec![with("INSERT INTO t VALUES(?1)", vec![Value::Integer(n)])]).collect();
+    pair.send_all(others);
+    pair.settle();
+    let place = |answer: &WriteAnswer| (answer.position.seq, answer.position.term);
+    for round in 0..4 {
+        match round {
+            0 => {}
+            1 => {
+                let Pair { writer, replica, log, requests } = pair;
+                pair = Pair { writer: writer.reopen(), replica: replica.reopen(), log, requests };
+                pair.writer.pin(1, true);
+            }
+            _ => {
+                let Pair { writer, replica, .. } = &mut pair;
+                std::mem::swap(writer, replica);
+                pair.writer.pin(round, true);
+            }
+        }
+        // Sent again by a node, and asked for by the client.
+        for key in [None, Some(format!("{ID:032x}"))] {
+            let again = send(&mut pair, key.clone());
+            assert!(again.replayed, "round {round}, key {key:?}");
+            assert_eq!(place(&again), place(&first), "round {round}, key {key:?}");
+        }
+        assert_eq!(count(&pair.writer, "SELECT count(*) FROM t WHERE a = 'once'"), 1);
+        pair.check();
+    }
+}
+
+#[test]
+fn only_so_many_ids_are_kept() {
+    let pair = Pair::new();
+    let mut store = pair.writer;
+    let engine = store.worker.inner.engine.as_mut().expect("open");
+    let position = |seq| Position { seq: Seq(seq), ..Position::START };
+    engine.begin().expect("begun");
+    for first in (1..400_000).step_by(1000) {
+        let done: Vec<_> = (first..first + 1000).map(|n| (position(n), RequestId(u128::from(n)))).collect();
+        engine.write_recent(&done).expect("written");
+    }
+    let held = |engine: &mut super::super::open::Engine| {
+        let sql = "SELECT min(first), max(first), sum(length(ids)) / 16 FROM _ha_recent";
+        engine.conn.sql().query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).expect("read")
+    };
+    let (min, max, ids): (i64, i64, i64) = held(engine);
+    assert_eq!(max, 399_001);
+    assert!((262_144..264_000).contains(&ids) && min == max + 1000 - ids, "{min} {max} {ids}");
+    engine.rollback();
+}
+
+/// Of a request that was given up while it waited nothing is done; one that is
+/// being run can't be given up.
+#[test]
+fn a_request_that_was_given_up_is_never_run() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let (gone, mut reply) = request(1000, vec![text("INSERT INTO t VALUES('gone')")]);
+    let (kept, mut other) = request(1001, vec![text("INSERT INTO t VALUES('kept')")]);
+    let turns = [gone.turn.clone(), kept.turn.clone()];
+    assert!(turns[0].give_up());
+    pair.writer.jobs([StoreJob::Write(gone), StoreJob::Write(kept)]);
+    assert!(!turns[1].give_up(), "it runs");
+    pair.settle();
+    assert!(reply.try_recv().is_err(), "nobody waits for an answer");
+    told(&mut other).expect("done");
+    assert_eq!(count(&pair.writer, "SELECT group_concat(a) = 'kept' FROM t"), 1);
+    pair.check();
+}
+
 #[test]
 fn a_key_is_forgotten_after_a_day_of_the_logs_time() {
     let mut pair = Pair::new();

@@ -2,6 +2,7 @@
 //! sockets. One test binary, so that the node is built and found once.
 
 mod birth;
+mod clients;
 mod command;
 mod failover;
 mod members;

@@ -1,0 +1,88 @@
+//! What clients are told while things go wrong.
+
+use base_ha_tests::Cluster;
+use base_ha_tests::eventually;
+use base_ha_tests::wait::holds;
+use serde_json::json;
+use std::time::Duration;
+
+/// R4, R7: a write that was acknowledged by its writer's disk alone is lost with
+/// that writer. Whoever saw it is told so at every node, before and after the
+/// new history has grown beyond it, and is never shown other rows instead.
+#[test]
+fn a_session_that_saw_a_lost_write_is_told_so_everywhere() {
+    let mut cluster = Cluster::cuttable(3);
+    cluster.start_all();
+    cluster[0].sql("CREATE TABLE t(n INTEGER)");
+    cluster.converged("SELECT count(*) FROM t");
+    let old = cluster.wait_writer();
+    cluster.isolate(old);
+    let local = [("Content-Type", "application/json"), ("X-Base-Ack", "local")];
+    let lost = json!({"sql": "INSERT INTO t VALUES(1)"}).to_string();
+    let answer = cluster[old].client().request("POST", "/query", &local, lost.as_bytes()).expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let token = answer.header("x-base-txseq").expect("a token").to_owned();
+    cluster[old].kill();
+    cluster.heal();
+    let left: Vec<usize> = (0..3).filter(|n| *n != old).collect();
+    cluster.wait_writer_among(&left);
+    let shown = [("Content-Type", "application/json"), ("X-Base-Txseq", token.as_str())];
+    let select = json!({"sql": "SELECT n FROM t"}).to_string();
+    let forked = |n: usize| {
+        let answer = cluster[n].client().request("POST", "/query", &shown, select.as_bytes());
+        let answer = answer.map_err(|error| error.to_string())?;
+        // A node that has just learnt of its writer may still say "wait".
+        let code = answer.json()["code"].as_str().unwrap_or("none").to_owned();
+        assert_ne!(answer.status, 200, "{} answers with rows: {}", cluster[n].name, answer.text());
+        holds((answer.status, code.as_str()) == (409, "session_forked"), answer.text())
+    };
+    left.iter().for_each(|n| eventually("it is told so", || forked(*n)));
+    for n in 2..12 {
+        cluster[left[0]].sql(&format!("INSERT INTO t VALUES({n})"));
+    }
+    left.iter().for_each(|n| eventually("it is told so later as well", || forked(*n)));
+    cluster.start(old);
+    cluster[old].wait_ready();
+    let told = |n: usize| {
+        let answer = cluster[n].client().request("POST", "/query", &shown, select.as_bytes()).expect("an answer");
+        (answer.status, answer.json()["code"].as_str().unwrap_or("none").to_owned())
+    };
+    assert_eq!(told(old), (409, "session_forked".to_owned()));
+    assert_eq!(cluster.converged("SELECT min(n), count(*) FROM t"), json!([[2, 10]]));
+}
+
+/// One connection writes. A statement that holds it for four leases costs no
+/// lease; who waits behind it is told so in time, reads go on, and when it is
+/// over so do writes.
+#[test]
+fn a_long_statement_keeps_others_waiting_and_costs_no_lease() {
+    let mut cluster = Cluster::new(3);
+    cluster.set("BASE_WAIT_TIMEOUT", "500ms");
+    cluster.set("BASE_STATEMENT_TIMEOUT", "6s");
+    cluster.start_all();
+    cluster[0].sql("CREATE TABLE t(n INTEGER)");
+    let writer = cluster.wait_writer();
+    let term = cluster[writer].status().expect("it answers").term;
+    let client = cluster[writer].client().with_timeout(Duration::from_secs(60));
+    let endless = "INSERT INTO t WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n) SELECT i FROM n
+                   WHERE i < 0";
+    let long = std::thread::spawn(move || client.post("/query", &json!({ "sql": endless })).expect("an answer"));
+    let mut done = 0;
+    for n in 0..3 {
+        eventually("others are told that the writer is busy", || {
+            let answer = cluster[n].post(&json!({"sql": "INSERT INTO t VALUES(1)"})).map_err(|e| e.to_string())?;
+            done += i64::from(answer.status == 200);
+            let busy = answer.status == 503 && answer.json()["code"] == "writer_busy";
+            assert!(!busy || answer.header("retry-after") == Some("1"));
+            holds(busy, answer.text())
+        });
+        assert!(cluster[n].local_rows("SELECT count(*) FROM t").is_ok(), "reads go on");
+    }
+    let answer = long.join().expect("no panic");
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (408, Some("statement_timeout")));
+    cluster[(writer + 1) % 3].sql("INSERT INTO t VALUES(2)");
+    assert_eq!(cluster.converged("SELECT count(*) FROM t"), json!([[done + 1]]));
+    for node in cluster.nodes() {
+        assert_eq!(node.status().expect("it answers").term, term, "{} saw an election", node.name);
+    }
+}

@@ -530,6 +530,13 @@ pub enum Event {
         /// Who.
         id: NodeId,
     },
+    /// This writer's disk makes every write slow: the pin goes elsewhere.
+    SlowDisk {
+        /// Its quickest append within a lease, in milliseconds.
+        ms: u64,
+        /// Another node's, the way there and back included.
+        best_ms: u64,
+    },
     /// The seats were given different lists: nothing is founded.
     SeatsDiffer {
         /// With whom.

@@ -14,6 +14,7 @@
 //! | `follow` | appends taken, the commit index, what is applied |
 //! | `write` | the writer: proposals, commit rule, lease, reads |
 //! | `feed`, `progress` | what each follower is sent next |
+//! | `pace` | whether a writer's own disk holds everybody up |
 //! | `parts` | an entry that is too large for one frame |
 //! | `window` | how much may be under way to a follower |
 //! | `transfer` | handing the pin over |
@@ -29,6 +30,7 @@ mod feed;
 mod follow;
 mod health;
 mod identity;
+mod pace;
 mod parts;
 mod peer;
 mod progress;
@@ -382,6 +384,9 @@ impl Node {
         let finished = self.disk.finish(id);
         if let Some(through) = finished.log {
             self.durable = self.durable.max(through).min(self.log.last().seq);
+            if let Stance::Writer(writer) = &mut self.stance {
+                writer.pace.own(through, now.mono);
+            }
             self.order_apply(out);
         }
         for output in finished.released {

@@ -265,3 +265,57 @@ fn a_snapshot_from_a_later_term_raises_the_term() {
     w.write(1, "y");
     w.until("the next row", |w| w.holds(2, "y"));
 }
+
+/// Writes every 300 ms for so many seconds; says who may write at the end.
+fn write_for(w: &mut World, seconds: u64) -> Option<usize> {
+    for n in 0..seconds * 1000 / 300 {
+        if let Some(writer) = w.writable() {
+            w.write(writer, &format!("{} {n}", w.now));
+        }
+        w.run(300);
+    }
+    w.writable()
+}
+
+/// L3: a writer whose disk makes every write slow hands over, and does not ask
+/// for the pin again although its id is the lowest.
+#[test]
+fn a_writer_with_a_slow_disk_hands_over() {
+    let mut w = World::born(3);
+    w.hosts[0].fsync = 200 * MS;
+    let next = write_for(&mut w, 10);
+    assert!(matches!(next, Some(1 | 2)), "{next:?} writes:\n{}", w.describe());
+    assert!(w.saw(0, |e| matches!(e, Event::SlowDisk { ms: 200.., best_ms: ..50 })));
+    assert!(w.saw(0, |e| matches!(e, Event::TransferStarted { .. })));
+    let lost = w.hosts[0].outputs.iter().any(|o| matches!(o, Output::ProposalUnknown { .. }));
+    assert!(!lost, "a hand-over refuses nothing");
+    let term = w.status(1).pin.term;
+    assert_eq!(write_for(&mut w, 120), next);
+    assert_eq!(w.status(1).pin.term, term, "it did not ask");
+    // It stands all the same if nobody else can.
+    w.crash(1);
+    w.crash(2);
+    w.start(if next == Some(1) { 2 } else { 1 });
+    w.until("a writer", |w| w.writable().is_some());
+}
+
+/// Where every disk is slow, or nobody can take the pin, it stays.
+#[test]
+fn a_slow_disk_among_slow_disks_is_no_reason() {
+    let mut w = World::born(3);
+    (0..3).for_each(|n| w.hosts[n].fsync = 200 * MS);
+    let term = w.status(0).pin.term;
+    assert_eq!(write_for(&mut w, 30), Some(0));
+    assert_eq!(w.status(0).pin.term, term);
+    // One stall a lease is no slow disk either.
+    let mut w = World::born(3);
+    for _ in 0..20 {
+        w.hosts[0].fsync = 400 * MS;
+        w.write(0, "slow");
+        w.run(600);
+        w.hosts[0].fsync = MS / 2;
+        w.write(0, "quick");
+        w.run(600);
+    }
+    assert_eq!((w.writable(), w.status(0).pin.term), (Some(0), term));
+}

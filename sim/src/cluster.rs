@@ -131,6 +131,8 @@ pub(crate) struct Host {
     /// It dies when its next record is between request and fsync.
     armed: Option<(bool, u64)>,
     disk_full: bool,
+    /// Until when each fsync takes at least so many microseconds.
+    slow: (TrueTime, u64),
     /// The incarnation that lost its log's tail.
     amnesiac: Option<Incarnation>,
     /// How often it was moved.
@@ -207,6 +209,7 @@ impl Cluster {
                     starting: false,
                     armed: None,
                     disk_full: false,
+                    slow: (TrueTime::default(), 0),
                     amnesiac: None,
                     moves: 0,
                     retired: false,
@@ -494,6 +497,9 @@ impl Cluster {
         }
         let now = self.now;
         let machine = &mut self.hosts[host];
+        if now < machine.slow.0 && !self.healed {
+            us = us.max(machine.slow.1);
+        }
         machine.disk.request(op);
         let Some(process) = &mut machine.process else {
             return;

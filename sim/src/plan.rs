@@ -239,6 +239,15 @@ pub enum Fault {
         /// For how long.
         ms: u64,
     },
+    /// Every fsync takes long, for a while.
+    SlowDisk {
+        /// Whose.
+        target: Target,
+        /// For how long.
+        ms: u64,
+        /// How long each takes at least, in microseconds.
+        sync_us: u64,
+    },
     /// A graceful stop, and a start later.
     Shutdown {
         /// Whose.
@@ -471,6 +480,12 @@ impl Plan {
             FaultKind::Wipe => Fault::Wipe { target, down_ms: ms },
             FaultKind::Trim => Fault::Trim { host },
             FaultKind::DiskFull => Fault::DiskFull { target, ms },
+            // Long enough to be found slow, three leases and what comes before.
+            FaultKind::SlowDisk => Fault::SlowDisk {
+                target,
+                ms: ms.max(lease * 5),
+                sync_us: prng.within(self.heartbeat_ms / 2..=lease) * 1000,
+            },
             FaultKind::Shutdown => Fault::Shutdown { target, down_ms: ms },
             FaultKind::Transfer => Fault::Transfer { to: prng.chance(700).then_some(host) },
             FaultKind::StepDown => Fault::StepDown,
@@ -523,12 +538,13 @@ enum FaultKind {
     Quarantine,
     ApplyHalt,
     Twin,
+    SlowDisk,
 }
 
 /// What seeds draw from. [`Fault::Damage`], [`Fault::TailLoss`] and
 /// [`Fault::Move`] are for plans that name them: the README says what they still
 /// find.
-const ALL_KINDS: [FaultKind; 23] = [
+const ALL_KINDS: [FaultKind; 24] = [
     FaultKind::Partition,
     FaultKind::Isolate,
     FaultKind::OneWay,
@@ -552,6 +568,7 @@ const ALL_KINDS: [FaultKind; 23] = [
     FaultKind::Quarantine,
     FaultKind::ApplyHalt,
     FaultKind::Twin,
+    FaultKind::SlowDisk,
 ];
 
 #[cfg(test)]

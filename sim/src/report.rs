@@ -56,6 +56,8 @@ pub const REQUIRED: &[&str] = &[
     "crash_process",
     "crash_unsynced_record_lost",
     "disk_full",
+    "disk_slow",
+    "disk_slow_noticed",
     "disk_wiped",
     "entry_in_parts",
     "failover",

@@ -137,7 +137,8 @@ impl Node {
         let (prev, all) = (parts.prev, parts.is_sent());
         progress.sent_part(prev.seq, end, all, part.bytes.len(), sent);
         progress.told = progress.told.max(self.commit.min(prev.seq));
-        let append = Append { sent, prev, entries: Vec::new(), commit: self.commit, renews, part: Some(Box::new(part)) };
+        let append =
+            Append { sent, prev, entries: Vec::new(), commit: self.commit, renews, part: Some(Box::new(part)) };
         self.tell(id, Gate::HardState, Message::Append(append), out);
     }
 

@@ -73,6 +73,8 @@ pub(super) struct Health {
     pub(super) full: bool,
     pub(super) halted: Option<Seq>,
     pub(super) quarantined: bool,
+    /// Its disk made every write slow: it does not want the pin before this.
+    pub(super) slow_until: MonoTime,
     pub(super) duplicate_until: MonoTime,
     pub(super) other_cluster: Option<(ClusterId, MonoTime)>,
     pub(super) seats_differ: Option<MonoTime>,
@@ -97,6 +99,7 @@ impl Health {
             full: false,
             halted: None,
             quarantined: false,
+            slow_until: MonoTime(0),
             duplicate_until: MonoTime(0),
             other_cluster: None,
             seats_differ: None,

@@ -2,6 +2,7 @@
 //!
 //! Decides how much may be in flight. Knows nothing of the log's contents.
 
+use super::pace::Pace;
 use super::parts::Parts;
 use super::window::{Answer, Window};
 use crate::ids::{Incarnation, NodeId, Seq, Term};
@@ -168,15 +169,24 @@ impl Progress {
         }
     }
 
-    /// It answered what was sent at `echo`.
-    pub(super) fn answered(&mut self, echo: MonoTime, now: MonoTime, heartbeat: Duration, piece: bool) {
+    /// It answered what was sent at `echo`. How long that took, if it had to
+    /// bring entries to its disk for it.
+    pub(super) fn answered(
+        &mut self,
+        echo: MonoTime,
+        now: MonoTime,
+        heartbeat: Duration,
+        piece: bool,
+    ) -> Option<Duration> {
         let flight = self.flights.iter().find(|flight| flight.sent == echo);
+        let stored = flight.filter(|flight| !piece && flight.through.1 == 0).map(|_| now.since(echo));
         let asked = self.asked.filter(|asked| asked.sent == echo);
         let full = flight.is_some_and(|flight| flight.full) || asked.is_some_and(|asked| asked.full);
         if self.asked.is_some_and(|asked| asked.sent <= echo) {
             self.asked = None;
         }
         self.window.answered(echo, now, heartbeat, Answer { full, at_once: piece || asked.is_some() });
+        stored
     }
 
     /// It has everything up to `matched`.
@@ -260,6 +270,8 @@ pub(super) enum Why {
     Ordered(CallId),
     /// This node's store cannot go on.
     Unfit,
+    /// Its disk makes every write slow, and another's would not.
+    Slow,
     /// This node stops.
     Stopping,
 }
@@ -295,4 +307,5 @@ pub(super) struct Writer {
     pub(super) loads: BTreeMap<LoadId, (NodeId, Seq)>,
     /// Content hashes were seen to differ.
     pub(super) suspect: bool,
+    pub(super) pace: Pace,
 }

@@ -42,6 +42,7 @@ impl Node {
             && self.eligible(now.mono)
             && now.mono >= self.abstain_until
             && now.mono >= self.silent_until
+            && now.mono >= self.health.slow_until
             && self.stop_by.is_none()
     }
 
@@ -139,7 +140,7 @@ impl Node {
     }
 
     /// Whether something about this writer calls for another one, and why.
-    fn wants_heir(&self) -> Option<Why> {
+    fn wants_heir(&self, now: Now) -> Option<Why> {
         if self.stop_by.is_some() {
             return Some(Why::Stopping);
         }
@@ -149,6 +150,9 @@ impl Node {
         if self.removed() {
             return Some(Why::Unfit);
         }
+        if now.mono < self.health.slow_until {
+            return Some(Why::Slow);
+        }
         (!self.stores_data()).then_some(Why::Preference)
     }
 
@@ -157,7 +161,7 @@ impl Node {
             return;
         };
         let Some(handover) = &writer.handover else {
-            if let Some(why) = self.wants_heir().filter(|_| self.may_start_handover(writer, now))
+            if let Some(why) = self.wants_heir(now).filter(|_| self.may_start_handover(writer, now))
                 && let Some(heir) = self.best_heir(writer, now)
             {
                 self.start_handover(now, heir, why, out);

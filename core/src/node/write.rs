@@ -5,6 +5,7 @@
 //! followers are fed.
 
 use super::identity::Sender;
+use super::pace::Pace;
 use super::progress::{Progress, Proposal, Read, Writer};
 use super::{Node, Stance};
 use crate::entry::{Entry, EntryKind};
@@ -20,8 +21,13 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use bytes::Bytes;
+use core::time::Duration;
 
 impl Node {
+    /// A node with a slow disk asks for the pin again after so many of the
+    /// longest tenures: ten minutes by default.
+    const SLOW_TENURES: u32 = 20;
+
     pub(super) fn become_writer(&mut self, now: Now, out: &mut Outbox) {
         let own = (self.config.id.clone(), self.hard.incarnation);
         assert_eq!(self.hard.voted_for, Some(own), "a writer has its own vote");
@@ -49,6 +55,7 @@ impl Node {
             told: (Seq(0), Seq(0), Seq(0)),
             loads: BTreeMap::new(),
             suspect: false,
+            pace: Pace::new(now.mono),
         }));
         self.append_own(now, payloads, out);
         self.sync_progress(now);
@@ -67,6 +74,9 @@ impl Node {
         }
         let record = Record::Append { keep: None, entries: entries.clone() };
         self.disk.persist(record, prev.seq, out);
+        if let Stance::Writer(writer) = &mut self.stance {
+            writer.pace.order(prev.seq, now.mono);
+        }
         for entry in entries {
             self.append_to_view(entry, out);
         }
@@ -130,8 +140,11 @@ impl Node {
             AppendResult::Durable { matched } => {
                 progress.acked = progress.acked.max(Some(echo));
                 progress.applied = progress.applied.max(appended.applied);
-                progress.answered(echo, now.mono, heartbeat, false);
+                let stored = progress.answered(echo, now.mono, heartbeat, false);
                 progress.matched(matched, last_stamp);
+                if let Some(took) = stored {
+                    writer.pace.other(&who.id, took);
+                }
             }
             AppendResult::Partial { seq, bytes } => {
                 progress.acked = progress.acked.max(Some(echo));
@@ -446,6 +459,26 @@ impl Node {
             self.step_down(now, StepDownReason::Removed, out);
             return;
         }
+        self.tick_pace(now, out);
         self.tick_handover(now, out);
+    }
+
+    /// Once a lease: a disk that makes every write slow is reason to hand over.
+    /// The node does not ask for the pin again for a good while: nothing says
+    /// that its disk has become quicker.
+    fn tick_pace(&mut self, now: Now, out: &mut Outbox) {
+        let floor = self.config.heartbeat / 4;
+        let Stance::Writer(writer) = &mut self.stance else {
+            return;
+        };
+        let Some(slow) = writer.pace.judge(now.mono, self.config.lease, floor) else {
+            return;
+        };
+        if self.config.static_writer.is_some() || self.no_heir(now) {
+            return;
+        }
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        out.push(Output::Event(Event::SlowDisk { ms: ms(slow.own), best_ms: ms(slow.best) }));
+        self.health.slow_until = now.mono.after(self.config.tenure_max * Self::SLOW_TENURES);
     }
 }

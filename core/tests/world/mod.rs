@@ -45,6 +45,8 @@ pub struct Host {
     pub disk_stalled: bool,
     pub stalled: Vec<(PersistId, Record)>,
     pub disk_free_at: u64,
+    /// How long an fsync takes.
+    pub fsync: u64,
     pub apply_free_at: u64,
     pub events: Vec<(u64, Event)>,
     pub pin: Pin,
@@ -172,6 +174,7 @@ impl World {
             disk_stalled: false,
             stalled: vec![],
             disk_free_at: 0,
+            fsync: MS / 2,
             apply_free_at: 0,
             events: vec![],
             pin: Pin::default(),
@@ -483,7 +486,7 @@ impl World {
             let life = self.hosts[n].life;
             match output {
                 Output::Persist { id, record } => {
-                    let at = self.hosts[n].disk_free_at.max(self.now) + MS / 2;
+                    let at = self.hosts[n].disk_free_at.max(self.now) + self.hosts[n].fsync;
                     self.hosts[n].disk_free_at = at;
                     self.push(at, n, life, What::Persisted(id, record));
                 }

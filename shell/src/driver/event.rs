@@ -64,6 +64,9 @@ pub fn report(node: &NodeId, now: Now, event: &Event, stats: &PeerStats) {
         Event::SnapshotNeeded { id } => {
             tracing::info!(%node, ?at, peer = %id, "a peer lags beyond the log: it gets a snapshot");
         }
+        Event::SlowDisk { ms, best_ms } => {
+            tracing::warn!(%node, ?at, ms, best_ms, "this writer's disk makes every write slow: another node is to write");
+        }
         Event::SeatsDiffer { id } => {
             tracing::error!(%node, ?at, peer = %id, "this peer was given another list of peers: no cluster is founded");
         }

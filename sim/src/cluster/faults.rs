@@ -95,6 +95,12 @@ impl Cluster {
                     self.give_now(host, Input::Health(StoreHealth::Full))?;
                 }
             }
+            Fault::SlowDisk { target, ms, sync_us } => {
+                if let Some(host) = self.resolve(target) {
+                    self.hosts[host].slow = (self.now.plus_ms(ms), sync_us);
+                    self.counts.add("disk_slow");
+                }
+            }
             Fault::Shutdown { target, down_ms } => {
                 if let Some(host) = self.resolve_running(target) {
                     self.shut_down(host, down_ms)?;

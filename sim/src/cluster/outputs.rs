@@ -361,6 +361,7 @@ impl Cluster {
             NodeEvent::SnapshotNeeded { .. } => self.counts.add("snapshot_needed"),
             NodeEvent::TransferFailed { .. } => self.counts.add("transfer_failed"),
             NodeEvent::TransferStarted { .. } => self.counts.add("transfer_started"),
+            NodeEvent::SlowDisk { .. } => self.counts.add("disk_slow_noticed"),
             NodeEvent::ClockSkew { .. } => self.counts.add("clock_skew_seen"),
             NodeEvent::Joined { .. } => self.counts.add("joined"),
             NodeEvent::MembershipChanged { .. } => self.counts.add("membership_changed"),

@@ -176,7 +176,14 @@ pub(super) fn frames() -> Vec<Bytes> {
         let (length, bytes) = (whole.payload.len(), whole.payload.slice(..whole.payload.len() / 2));
         let part = Part { head: Entry { payload: Bytes::new(), ..whole }, length, offset: 0, bytes };
         let (sent, prev) = (MonoTime(3), position(4));
-        Message::Append(Append { sent, prev, entries: vec![], commit: Seq(4), renews: true, part: Some(Box::new(part)) })
+        Message::Append(Append {
+            sent,
+            prev,
+            entries: vec![],
+            commit: Seq(4),
+            renews: true,
+            part: Some(Box::new(part)),
+        })
     };
     let appended = |result| Message::Appended(Appended { echo: MonoTime(3), result, applied: Seq(4) });
     let messages = vec![

@@ -183,7 +183,7 @@ pub const SETTINGS: &[Setting] = &[
         "DURATION",
         "5s",
         "",
-        "How long a write waits for a writer during an election, and a read for its session's position.",
+        "How long a write waits for a writer during an election, or for its turn at a busy one, and a read for its session's position.",
     ),
     setting(
         "ack-timeout",

@@ -3,14 +3,16 @@
 //! Decides what goes over the wire and who may claim that a request was passed
 //! on. Which node is the writer is `writer`'s business.
 //!
-//! A passed-on request carries `X-Base-Forwarded: <node>;<term>;<mac>`. The MAC
-//! is keyed with the cluster secret and covers the method, the URI, the body,
-//! the term and the request's id, so that only members can make a request skip
-//! a hop or choose its id. Sending one again is harmless: it has the same id.
+//! A passed-on request carries `X-Base-Forwarded: <node>;<term>;<stamp>;<mac>`. The
+//! MAC is keyed with the cluster secret and covers the method, the URI, the body,
+//! the term, the stamp and the request's id, so that only members can make a
+//! request skip a hop or choose its id, and each stamp is taken once (`replay`). Sending one again is harmless: it has the same id.
 
 use super::client::ClientError;
+use super::replay::{Admitted, Replay, Stamp};
 use super::respond::{Body, REQUEST_ID};
 use super::server::Conn;
+use super::writer::not_writer;
 use crate::api::View;
 use crate::config::Secret;
 use crate::env::Env;
@@ -23,7 +25,8 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
@@ -57,6 +60,12 @@ pub struct Keys {
     keys: Vec<[u8; 32]>,
     /// Only a member's certificate makes a signature count.
     mutual: bool,
+    /// This process, as its stamps name it; drawn when first needed.
+    process: OnceLock<u64>,
+    /// The last number given out.
+    number: AtomicU64,
+    /// What was passed on to this node.
+    replay: Mutex<Replay>,
 }
 
 /// A request that another node passed on.
@@ -79,52 +88,79 @@ impl Keys {
         if keys.is_empty() && mutual {
             keys.push(key(""));
         }
-        Self { keys, mutual }
+        Self { keys, mutual, process: OnceLock::new(), number: AtomicU64::new(0), replay: Mutex::default() }
+    }
+
+    /// Names what this process passes on next.
+    fn stamp<E: Env>(&self, env: &E) -> Stamp {
+        let process = *self.process.get_or_init(|| {
+            let mut drawn = [0; 8];
+            env.entropy(&mut drawn);
+            u64::from_le_bytes(drawn)
+        });
+        Stamp { process, number: self.number.fetch_add(1, Ordering::Relaxed) + 1 }
     }
 
     /// The `X-Base-Forwarded` of a request.
-    fn sign(&self, node: &str, hop: Hop, head: &Parts, body: &[u8]) -> Option<HeaderValue> {
-        let mac = mac(self.keys.first()?, node, hop, head, body).to_hex();
-        HeaderValue::try_from(format!("{node};{};{mac}", hop.term)).ok()
+    fn sign(&self, node: &str, hop: Hop, stamp: Stamp, head: &Parts, body: &[u8]) -> Option<HeaderValue> {
+        let mac = mac(self.keys.first()?, node, hop, stamp, head, body).to_hex();
+        HeaderValue::try_from(format!("{node};{};{:x}.{};{mac}", hop.term, stamp.process, stamp.number)).ok()
     }
 
     /// What `X-Base-Forwarded` says, if a member said it.
-    fn check(&self, head: &Parts, body: &[u8]) -> Option<Hop> {
+    fn check(&self, head: &Parts, body: &[u8]) -> Option<(Hop, Stamp)> {
         let text = head.headers.get(FORWARDED)?.to_str().ok()?;
-        let mut parts = text.splitn(3, ';');
-        let (node, term, shown) = (parts.next()?, parts.next()?, parts.next()?);
+        let mut parts = text.splitn(4, ';');
+        let (node, term, stamp, shown) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let (process, number) = stamp.split_once('.')?;
+        let stamp = Stamp { process: u64::from_str_radix(process, 16).ok()?, number: number.parse().ok()? };
         let shown = blake3::Hash::from_hex(shown).ok()?;
         let id = head.headers.get(REQUEST_ID)?.to_str().ok()?;
         let hop = Hop { term: Term(term.parse().ok()?), id: parse_id(id)? };
-        let made = |key: &[u8; 32]| bool::from(mac(key, node, hop, head, body).as_bytes().ct_eq(shown.as_bytes()));
-        self.keys.iter().any(made).then_some(hop)
+        let made =
+            |key: &[u8; 32]| bool::from(mac(key, node, hop, stamp, head, body).as_bytes().ct_eq(shown.as_bytes()));
+        self.keys.iter().any(made).then_some((hop, stamp))
     }
 }
 
 /// Every part is preceded by its length: no two requests hash alike.
-fn mac(key: &[u8; 32], node: &str, hop: Hop, head: &Parts, body: &[u8]) -> blake3::Hash {
+fn mac(key: &[u8; 32], node: &str, hop: Hop, stamp: Stamp, head: &Parts, body: &[u8]) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new_keyed(key);
     let uri = head.uri.path_and_query().map_or("", |uri| uri.as_str());
     for part in [node.as_bytes(), head.method.as_str().as_bytes(), uri.as_bytes(), body] {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part);
     }
-    hasher.update(&hop.term.0.to_le_bytes());
+    for number in [hop.term.0, stamp.process, stamp.number] {
+        hasher.update(&number.to_le_bytes());
+    }
     hasher.update(&hop.id.0.to_le_bytes());
     hasher.finalize()
 }
 
-/// Finds out whether a request was passed on by a member.
+/// Finds out whether a request was passed on by a member, for the first time.
 ///
 /// # Errors
-/// 403 if it claims so and no member signed it.
+/// 403 if it claims so and no member signed it, or it has come before; 421 if
+/// it is of a term that is over.
 pub(crate) fn check<E: Env>(conn: &Conn<E>, head: &Parts, body: &[u8]) -> Result<Option<Hop>, ApiError> {
     if !head.headers.contains_key(FORWARDED) {
         return Ok(None);
     }
     let keys = &conn.app.http.forward;
     match keys.check(head, body) {
-        Some(hop) if !keys.mutual || conn.is_member() => Ok(Some(hop)),
+        Some((hop, stamp)) if !keys.mutual || conn.is_member() => {
+            // Nothing that holds this lock can leave the window half moved.
+            let admitted = keys.replay.lock().unwrap_or_else(PoisonError::into_inner).admit(hop.term, stamp);
+            match admitted {
+                Admitted::First => Ok(Some(hop)),
+                Admitted::Over => Err(not_writer(&conn.app.view.borrow())),
+                Admitted::Seen => {
+                    let text = "this passed-on request has come before: somebody sent it again";
+                    Err(ApiError::new(403, "replayed_forward", text))
+                }
+            }
+        }
         _ => Err(ApiError::new(403, "forged_forward", "X-Base-Forwarded was not signed by a member")),
     }
 }
@@ -141,7 +177,8 @@ pub(crate) async fn pass<E: Env>(
 ) -> Result<Response<Incoming>, ClientError> {
     let app = &conn.app;
     let unsent = |reason: &str| ClientError { sent: false, reason: reason.to_owned() };
-    let signed = app.http.forward.sign(app.config.core.id.as_str(), hop, head, body);
+    let stamp = app.http.forward.stamp(&app.env);
+    let signed = app.http.forward.sign(app.config.core.id.as_str(), hop, stamp, head, body);
     let signed =
         signed.ok_or_else(|| unsent("there is neither a cluster secret nor mutual TLS to pass a request on with"))?;
     let uri = head.uri.path_and_query().map_or("/", |uri| uri.as_str());
@@ -237,10 +274,12 @@ mod tests {
     fn only_a_member_can_say_that_a_request_was_passed_on() {
         let keys = Keys::new(&[Secret::new("new"), Secret::new("old")], false);
         let hop = Hop { term: Term(3), id: RequestId(7) };
+        let stamp = Stamp { process: 0xfeed, number: 12 };
+        let said = Some((hop, stamp));
         let mut request = head("/query?a=b");
         request.headers.insert(REQUEST_ID, id_value(hop.id));
-        request.headers.insert(FORWARDED, keys.sign("base-1", hop, &request, b"body").unwrap());
-        assert_eq!(keys.check(&request, b"body"), Some(hop));
+        request.headers.insert(FORWARDED, keys.sign("base-1", hop, stamp, &request, b"body").unwrap());
+        assert_eq!(keys.check(&request, b"body"), said);
         assert_eq!(keys.check(&request, b"other"), None);
         assert_eq!(Keys::new(&[Secret::new("wrong")], false).check(&request, b"body"), None);
         assert_eq!(Keys::new(&[], false).check(&request, b"body"), None);
@@ -253,13 +292,15 @@ mod tests {
         other.headers.insert(REQUEST_ID, id_value(RequestId(8)));
         assert_eq!(keys.check(&other, b"body"), None);
         let mut other = request.clone();
-        let text = request.headers[FORWARDED].to_str().unwrap().replacen(";3;", ";4;", 1);
-        other.headers.insert(FORWARDED, text.parse().unwrap());
-        assert_eq!(keys.check(&other, b"body"), None);
+        for (from, to) in [(";3;", ";4;"), (".12;", ".13;"), (";feed.", ";feee.")] {
+            let text = request.headers[FORWARDED].to_str().unwrap().replacen(from, to, 1);
+            other.headers.insert(FORWARDED, text.parse().unwrap());
+            assert_eq!(keys.check(&other, b"body"), None, "{text}");
+        }
 
         let old = Keys::new(&[Secret::new("old")], false);
-        request.headers.insert(FORWARDED, old.sign("base-1", hop, &request, b"body").unwrap());
-        assert_eq!(keys.check(&request, b"body"), Some(hop));
+        request.headers.insert(FORWARDED, old.sign("base-1", hop, stamp, &request, b"body").unwrap());
+        assert_eq!(keys.check(&request, b"body"), said);
     }
 
     #[test]

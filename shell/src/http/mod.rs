@@ -13,7 +13,7 @@
 //! | `options` | what a SQL request asks for beside its SQL |
 //! | `query`, `read`, `write` | SQL, and where it runs |
 //! | `session` | tokens: what a client has seen, and what it is given |
-//! | `forward`, `client` | passing a request on to the writer |
+//! | `forward`, `replay`, `client` | passing a request on to the writer, once |
 //! | `ha`, `admin`, `health` | the cluster as seen from outside |
 //! | `copies`, `kept` | whole copies of the data, and those that stay |
 //! | `respond`, `body` | answers and bodies |
@@ -32,6 +32,7 @@ mod meter;
 mod options;
 mod query;
 mod read;
+mod replay;
 mod respond;
 mod route;
 mod server;

@@ -86,3 +86,28 @@ fn a_long_statement_keeps_others_waiting_and_costs_no_lease() {
         assert_eq!(node.status().expect("it answers").term, term, "{} saw an election", node.name);
     }
 }
+
+/// B8, `202_means_durable`: an accepted write is on the disks of a majority when
+/// its client is told. Every process dies at that moment, and it is there.
+#[test]
+fn accepted_means_durable_202() {
+    let mut cluster = Cluster::started(3);
+    cluster[0].sql("CREATE TABLE t(n INTEGER)");
+    for n in 0..4 {
+        let answer = cluster[n % 3].post(&json!({"sql": format!("INSERT INTO t VALUES({n})")})).expect("an answer");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        cluster.nodes_mut().iter_mut().for_each(|node| node.kill());
+        // One of them may not have had it yet: any two others do.
+        let away = n % 3;
+        for node in (0..3).filter(|node| *node != away) {
+            cluster.nodes_mut()[node].start();
+        }
+        for node in (0..3).filter(|node| *node != away) {
+            cluster.nodes_mut()[node].wait_alive();
+            cluster[node].wait_ready();
+        }
+        assert_eq!(cluster.converged("SELECT count(*), max(n) FROM t"), json!([[n + 1, n]]));
+        cluster.start(away);
+        cluster[away].wait_ready();
+    }
+}

@@ -11,8 +11,8 @@ use crate::store::read::{ReadAnswer, ReadError, ReadRequest};
 use base_ha_core::ids::{NodeId, Seq, Term};
 use bytes::Bytes;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::sleep;
@@ -354,4 +354,38 @@ async fn a_write_through_a_node_without_data_is_sent_once() {
     });
     assert_eq!(reply.outcome(), (504, "outcome_unknown".to_owned()));
     assert_eq!(b.writes().len(), 1, "it was not sent again");
+}
+
+/// Whoever reads along can send a passed-on request again, and a later one under
+/// its stamp: neither is carried out, also not without an id to tell it by.
+#[tokio::test]
+async fn a_passed_on_request_is_taken_once() {
+    let (a, b) = (node("a", |_| ()).await, node("b", |_| ()).await);
+    a.believes(Some(&a), 1, &[&a, &b]);
+    let caught = Arc::new(Mutex::new(Vec::new()));
+    let keep = caught.clone();
+    let (url, _) = trap(move |stream, head| {
+        keep.lock().unwrap().push(String::from_utf8_lossy(&head).into_owned());
+        async move { drop(stream) }
+    })
+    .await;
+    b.publish(Some((NodeId::new("x").unwrap(), url)), 1, false, &[&a, &b]);
+    assert_eq!(b.query("/query", INSERT, &[]).await.status, 504);
+    let head = caught.lock().unwrap().concat();
+    let header = |name: &str| {
+        let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with(name)).expect("a header");
+        line.split_once(": ").expect("a value").1.to_owned()
+    };
+    let (stamp, id) = (header("x-base-forwarded"), header("x-base-request-id"));
+    let again = [("x-base-forwarded", stamp.as_str()), ("x-base-request-id", id.as_str())];
+    assert_eq!(a.query("/query", INSERT, &again).await.status, 200, "it had not arrived");
+    for _ in 0..2 {
+        let reply = a.query("/query", INSERT, &again).await;
+        assert_eq!(reply.outcome(), (403, "replayed_forward".to_owned()));
+    }
+    assert_eq!(a.writes().len(), 1);
+    // In the next term it is nobody's any more.
+    a.believes(Some(&a), 2, &[&a, &b]);
+    assert_eq!(a.query("/query", INSERT, &again).await.status, 403);
+    assert_eq!(a.writes().len(), 1);
 }

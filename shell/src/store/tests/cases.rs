@@ -147,6 +147,28 @@ fn position_in_same_tx() {
     pair.check();
 }
 
+/// B13: an entry names its stream, and its changes their database. What is for
+/// another one is not applied here, not even where its rows would fit.
+#[test]
+fn changes_carry_database_id() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    pair.write("INSERT INTO t VALUES(1)");
+    for entry in &pair.log {
+        assert_eq!(entry.stream, StreamId::SHARED);
+        let decoded = decode_changeset(entry.payload.clone()).expect("a change-set");
+        assert_eq!(decoded.database, "main");
+    }
+    let rows = vec![Change::Insert { table: 0, rowid: 2, new: vec![Value::Integer(2)] }];
+    let mut elsewhere = decode_changeset(set(vec![shape("t", &["a"])], rows)).expect("a change-set");
+    elsewhere.database = "auxiliary".into();
+    let other = pair.entry(EntryKind::Data, encode_changeset(&elsewhere));
+    let before = dump(&pair.replica.file());
+    pair.replica.apply(std::slice::from_ref(&other));
+    assert_eq!(pair.replica.health, [StoreHealth::ApplyHalted { at: other.seq }]);
+    assert_eq!(dump(&pair.replica.file()), before);
+}
+
 #[test]
 fn poison_message_fails_health() {
     let rows = vec![Value::Integer(1)];

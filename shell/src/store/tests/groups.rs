@@ -515,6 +515,70 @@ fn only_so_many_ids_are_kept() {
     engine.rollback();
 }
 
+/// G2: the writer never hears that its entry was acknowledged. It rolls back and
+/// says "unknown"; the entry is committed all the same by the next writer, and
+/// then this node has it like every other: no phantom, and nothing twice.
+#[test]
+fn puback_lost_outcome_unknown() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let (first, mut reply) = request(1000, vec![text("INSERT INTO t VALUES(1)")]);
+    pair.writer.jobs([StoreJob::Write(first)]);
+    let (id, entries) = pair.place();
+    let place = StoreJob::Proposed { id, first: entries[0].seq, last: entries[0].position() };
+    pair.writer.jobs([place, StoreJob::Unknown { id }]);
+    assert!(matches!(answer(&mut reply), Some(Err(WriteError::Unknown))));
+    assert_eq!(count(&pair.writer, "SELECT count(*) FROM t"), 0, "it was rolled back");
+    pair.replica.apply(&entries);
+    pair.writer.apply(&entries);
+    pair.check();
+    // The client asks by the id that it was given.
+    let (mut again, mut reply) = request(1000, vec![text("INSERT INTO t VALUES(1)")]);
+    again.idempotency_key = Some(format!("{:032x}", 1000));
+    pair.writer.jobs([StoreJob::Write(again)]);
+    pair.settle();
+    assert!(answer(&mut reply).expect("answered").expect("done").replayed);
+    assert_eq!(count(&pair.writer, "SELECT count(*) FROM t"), 1);
+    pair.check();
+}
+
+/// G10: the log is the outbox. Rows, position, and what makes a repetition known
+/// are in one transaction: whenever the process dies, they agree.
+#[test]
+fn outbox_same_tx() {
+    let mut pair = Pair::new();
+    pair.write("CREATE TABLE t(a)");
+    let agree = |store: &Store, rows: i64| {
+        assert_eq!(count(store, "SELECT count(*) FROM t"), rows);
+        assert_eq!(count(store, "SELECT seq FROM _ha_position"), rows + 1);
+        assert_eq!(count(store, "SELECT sum(length(ids)) / 16 FROM _ha_recent"), rows + 1);
+        assert_eq!(count(store, "SELECT count(*) FROM _ha_requests"), rows);
+    };
+    for n in 0..6 {
+        let (mut keyed, _reply) = request(2000 + n, vec![text("INSERT INTO t VALUES(1)")]);
+        keyed.idempotency_key = Some(format!("key {n}"));
+        pair.writer.jobs([StoreJob::Write(keyed)]);
+        let (id, entries) = pair.place();
+        let rows = n as i64;
+        agree(&pair.writer, rows);
+        if n % 2 == 0 {
+            // It dies with the entry logged and nothing committed.
+            let Pair { writer, replica, log, requests } = pair;
+            pair = Pair { writer: writer.reopen(), replica, log, requests };
+            agree(&pair.writer, rows);
+            pair.writer.apply(&entries);
+            pair.writer.pin(1, true);
+        } else {
+            let place = StoreJob::Proposed { id, first: entries[0].seq, last: entries[0].position() };
+            pair.writer.jobs([place, StoreJob::Apply { entries: entries.clone() }]);
+        }
+        pair.replica.apply(&entries);
+        agree(&pair.writer, rows + 1);
+        agree(&pair.replica, rows + 1);
+    }
+    pair.check();
+}
+
 /// Of a request that was given up while it waited nothing is done; one that is
 /// being run can't be given up.
 #[test]

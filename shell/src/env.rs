@@ -84,6 +84,10 @@ pub trait Env: Clone + Send + Sync + 'static {
     fn watchdog(&self, turn: Arc<AtomicU64>) {
         let _ = turn;
     }
+
+    /// Ends the process: going on would break a promise. No destructor runs, for
+    /// none may be needed for correctness (a crash runs none either).
+    fn die(&self, reason: &str) -> !;
 }
 
 /// A worker's body.
@@ -167,7 +171,7 @@ impl<J> WorkerHandle<J> {
     }
 
     /// Wraps a channel's sending half that can tell quiet jobs from others.
-    pub(crate) fn with_quiet(send: impl Fn(J, bool) -> Result<(), J> + Send + Sync + 'static) -> Self {
+    pub fn with_quiet(send: impl Fn(J, bool) -> Result<(), J> + Send + Sync + 'static) -> Self {
         Self { send: Arc::new(send) }
     }
 

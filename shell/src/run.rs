@@ -161,6 +161,7 @@ impl Signals {
 
 /// A node at work.
 struct Running<E: Env> {
+    env: E,
     config: Arc<Config>,
     node: NodeHandle,
     bus: DirectBus<E>,
@@ -238,7 +239,7 @@ impl<E: Env> Running<E> {
         let boot = Boot { config: config.core.clone(), seed, nonce: BootNonce(u64::from_le_bytes(nonce)), recovered };
         let store = given.as_ref().map(|g| g.worker.clone());
         let driver = Driver::new(Parts {
-            env,
+            env: env.clone(),
             config: config.clone(),
             boot,
             bus: bus.clone(),
@@ -251,7 +252,7 @@ impl<E: Env> Running<E> {
         });
         tracing::info!(node = %config.core.id, url = %config.core.url, http = config.http, "started");
         let loop_ended = home.handle().spawn(driver.run());
-        Ok(Self { config, node, bus, log, store, loop_ended, http_stop, http, upkeep, _home: home })
+        Ok(Self { env, config, node, bus, log, store, loop_ended, http_stop, http, upkeep, _home: home })
     }
 
     /// Runs until told to stop, or until the loop ends by itself.
@@ -284,7 +285,7 @@ impl<E: Env> Running<E> {
             // believed now is what is on disk already.
             Ok(Ended::Fatal(reason)) => Err(ApiError::new(500, "fatal", reason)),
             Err(error) => match error.try_into_panic() {
-                Ok(panic) => die(&format!("the node loop panicked: {}", panic_text(&*panic))),
+                Ok(panic) => self.env.die(&format!("the node loop panicked: {}", panic_text(&*panic))),
                 Err(error) => Err(ApiError::new(500, "fatal", format!("the node loop ended: {error}"))),
             },
         }

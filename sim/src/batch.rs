@@ -4,9 +4,9 @@
 
 use crate::phases;
 use crate::plan::Plan;
-use crate::report::{Counts, Report};
+use crate::report::{Counts, REQUIRED, Report};
 use crate::trace::TraceMode;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -60,17 +60,36 @@ pub fn run(from: u64, runs: u64, threads: usize) -> Batch {
         let workers: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(|| work(from, runs, &next))).collect();
         workers.into_iter().map(|w| w.join().expect("a worker catches its runs' panics")).collect()
     });
-    let mut batch = Batch::default();
-    for part in parts {
-        batch.runs += part.runs;
-        batch.counts.merge(&part.counts);
-        batch.failures.extend(part.failures);
-        batch.steps += part.steps;
-        batch.simulated_s += part.simulated_s;
+    Batch::merge(parts, started.elapsed())
+}
+
+impl Batch {
+    /// All parts as one, which took so long.
+    pub fn merge(parts: Vec<Self>, took: Duration) -> Self {
+        let mut batch = Self { took, ..Self::default() };
+        for part in parts {
+            batch.runs += part.runs;
+            batch.counts.merge(&part.counts);
+            batch.failures.extend(part.failures);
+            batch.steps += part.steps;
+            batch.simulated_s += part.simulated_s;
+        }
+        batch.failures.sort();
+        batch
     }
-    batch.failures.sort();
-    batch.took = started.elapsed();
-    batch
+
+    /// Takes in how one seed's run ended.
+    pub fn take(&mut self, seed: u64, outcome: Outcome) {
+        self.runs += 1;
+        match outcome {
+            Outcome::Held(report) => {
+                self.counts.merge(&report.counts);
+                self.steps += report.steps;
+                self.simulated_s += report.simulated.0 / 1_000_000_000;
+            }
+            Outcome::Failed(detail) => self.failures.push((seed, detail)),
+        }
+    }
 }
 
 fn work(from: u64, runs: u64, next: &AtomicU64) -> Batch {
@@ -81,39 +100,44 @@ fn work(from: u64, runs: u64, next: &AtomicU64) -> Batch {
             return batch;
         }
         let seed = from + n;
-        batch.runs += 1;
-        match run_caught(&Plan::from_seed(seed), TraceMode::Off) {
-            Outcome::Held(report) => {
-                batch.counts.merge(&report.counts);
-                batch.steps += report.steps;
-                batch.simulated_s += report.simulated.0 / 1_000_000_000;
-            }
-            Outcome::Failed(detail) => batch.failures.push((seed, detail)),
-        }
+        batch.take(seed, run_caught(&Plan::from_seed(seed), TraceMode::Off));
     }
 }
 
-impl fmt::Display for Batch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Batch {
+    /// What is said of it: `how` comes before the seed in the line that repeats
+    /// a failure, `required` is what must have happened.
+    pub fn report(&self, how: &str, required: &[&'static str]) -> String {
+        let mut text = String::new();
         for (what, count) in self.counts.iter() {
-            writeln!(f, "{what:<28} {count}")?;
+            let _ = writeln!(text, "{what:<28} {count}");
         }
         for (seed, detail) in &self.failures {
-            writeln!(f, "FAILED: seed {seed}: {detail}\nrepeat: cargo run --release -p base-ha-sim -- --seed {seed}")?;
+            let _ = writeln!(
+                text,
+                "FAILED: seed {seed}: {detail}\nrepeat: cargo run --release -p base-ha-sim -- {how}--seed {seed}"
+            );
         }
-        let missing = self.counts.missing();
+        let missing = self.counts.missing_of(required);
         if !missing.is_empty() {
-            writeln!(f, "never happened: {}", missing.join(", "))?;
+            let _ = writeln!(text, "never happened: {}", missing.join(", "));
         }
         let seconds = self.took.as_secs_f64().max(1e-9);
-        write!(
-            f,
+        let _ = write!(
+            text,
             "{} seeds, {} failed, {} steps, {} simulated seconds in {seconds:.1} s: {:.0} simulated seconds a second",
             self.runs,
             self.failures.len(),
             self.steps,
             self.simulated_s,
             self.simulated_s as f64 / seconds
-        )
+        );
+        text
+    }
+}
+
+impl fmt::Display for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.report("", REQUIRED))
     }
 }

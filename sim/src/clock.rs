@@ -70,7 +70,7 @@ impl Clock {
 
     /// What the monotonic clock shows.
     pub fn mono(&self, at: TrueTime) -> MonoTime {
-        MonoTime(self.mono + scale(at.0 - self.since.0, 1_000_000 + self.rate_ppm, 1_000_000))
+        MonoTime(self.mono + scale(at.0.saturating_sub(self.since.0), 1_000_000 + self.rate_ppm, 1_000_000))
     }
 
     /// The first moment at which the monotonic clock shows `mono`, at its

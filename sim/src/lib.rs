@@ -1,4 +1,4 @@
-//! Deterministic simulation of base-ha's core.
+//! Deterministic simulation of base-ha: the core alone, and whole nodes.
 //!
 //! Production [`base_ha_core::node::Node`]s on a virtual network, disk and
 //! clocks; messages travel as the real codec's bytes. A seed makes a
@@ -32,6 +32,7 @@
 //! | `trace`, `report` | what is said about it |
 //! | `fuzz` | bodies of the fuzz targets, for the shell's decoders too |
 //! | `vfs` | a disk under the real shell and the real SQLite |
+//! | [`shell`] | whole nodes with SQLite and HTTP, on turmoil: a simulation of its own |
 
 pub mod batch;
 pub mod clock;
@@ -45,6 +46,7 @@ pub mod phases;
 pub mod plan;
 pub mod prng;
 pub mod report;
+pub mod shell;
 pub mod trace;
 pub mod vfs;
 mod workload;

@@ -41,7 +41,12 @@ impl Counts {
     /// Those of [`REQUIRED`] that never happened: a batch of a few hundred
     /// seeds in which one is missing has not tested what it claims.
     pub fn missing(&self) -> Vec<&'static str> {
-        REQUIRED.iter().copied().filter(|what| self.get(what) == 0).collect()
+        self.missing_of(REQUIRED)
+    }
+
+    /// Those of `required` that never happened.
+    pub fn missing_of(&self, required: &[&'static str]) -> Vec<&'static str> {
+        required.iter().copied().filter(|what| self.get(what) == 0).collect()
     }
 }
 

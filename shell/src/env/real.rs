@@ -130,6 +130,10 @@ impl Env for RealEnv {
             die(&format!("the system gives no thread for the watchdog: {error}"));
         }
     }
+
+    fn die(&self, reason: &str) -> ! {
+        die(reason)
+    }
 }
 
 /// How long a connection may be idle before the kernel asks whether the other

@@ -6,12 +6,13 @@
 
 use base_ha_sim::batch::{self, Outcome};
 use base_ha_sim::plan::Plan;
+use base_ha_sim::shell::{self, plan::ShellPlan};
 use base_ha_sim::trace::TraceMode;
 use clap::Parser;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-/// Deterministic simulation of base-ha's core.
+/// Deterministic simulation of base-ha: the core alone, or whole nodes.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -42,10 +43,19 @@ struct Arguments {
     /// Threads; a seed's run does not depend on it.
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// Whole nodes on turmoil, with SQLite and HTTP, instead of the core alone.
+    #[arg(long)]
+    shell: bool,
+    /// Break one rule after the other and see which property notices.
+    #[arg(long, requires = "shell")]
+    hunt: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.shell {
+        return shell(&arguments);
+    }
     if let Some(path) = &arguments.plan {
         return match read_plan(path) {
             Ok(plan) => one(&plan, &arguments, &format!("--plan {}", path.display())),
@@ -58,11 +68,7 @@ fn main() -> ExitCode {
     if let Some(seed) = arguments.seed {
         let plan = Plan::from_seed(seed);
         if arguments.print_plan {
-            match serde_json::to_string_pretty(&plan) {
-                Ok(text) => println!("{text}"),
-                Err(error) => println!("{error}"),
-            }
-            return ExitCode::SUCCESS;
+            return print_plan(&plan);
         }
         if !arguments.twice {
             return one(&plan, &arguments, &format!("--seed {seed}"));
@@ -73,7 +79,7 @@ fn main() -> ExitCode {
         None => (arguments.from, arguments.runs),
     };
     if arguments.twice {
-        return twice(from, runs);
+        return twice(from, runs, &[]);
     }
     let batch = batch::run(from, runs, arguments.threads);
     println!("{batch}");
@@ -82,18 +88,65 @@ fn main() -> ExitCode {
     if batch.failures.is_empty() && complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn read_plan(path: &PathBuf) -> Result<Plan, String> {
+/// The same for whole nodes.
+fn shell(arguments: &Arguments) -> ExitCode {
+    let plan = match (&arguments.plan, arguments.seed) {
+        (Some(path), _) => match read_plan::<ShellPlan>(path) {
+            Ok(plan) => Some((plan, format!("--shell --plan {}", path.display()))),
+            Err(error) => {
+                println!("{}: {error}", path.display());
+                return ExitCode::FAILURE;
+            }
+        },
+        (None, Some(seed)) => Some((ShellPlan::from_seed(seed), format!("--shell --seed {seed}"))),
+        (None, None) => None,
+    };
+    let (from, runs) = arguments.seed.map_or((arguments.from, arguments.runs), |seed| (seed, 1));
+    match plan {
+        _ if arguments.hunt => {
+            let (table, all) = shell::mutant::hunt(from, runs, arguments.threads);
+            println!("{table}");
+            if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        _ if arguments.twice => twice(from, runs, &["--shell"]),
+        Some((plan, _)) if arguments.print_plan => print_plan(&plan),
+        Some((plan, name)) => report(shell::batch::run_caught(&plan, mode(arguments), None), &name),
+        None => {
+            let batch = shell::batch::run(from, runs, arguments.threads);
+            println!("{}", batch.report("--shell ", shell::batch::REQUIRED));
+            let complete = runs < 200 || batch.counts.missing_of(shell::batch::REQUIRED).is_empty();
+            if batch.failures.is_empty() && complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn read_plan<P: serde::de::DeserializeOwned>(path: &PathBuf) -> Result<P, String> {
     let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
     serde_json::from_str(&text).map_err(|e| e.to_string())
 }
 
-fn one(plan: &Plan, arguments: &Arguments, name: &str) -> ExitCode {
-    let mode = match (arguments.trace, arguments.hash) {
+fn print_plan(plan: &impl serde::Serialize) -> ExitCode {
+    match serde_json::to_string_pretty(plan) {
+        Ok(text) => println!("{text}"),
+        Err(error) => println!("{error}"),
+    }
+    ExitCode::SUCCESS
+}
+
+fn mode(arguments: &Arguments) -> TraceMode {
+    match (arguments.trace, arguments.hash) {
         (true, _) => TraceMode::Print,
         (false, true) => TraceMode::Hash,
         (false, false) => TraceMode::Off,
-    };
-    match batch::run_caught(plan, mode) {
+    }
+}
+
+fn one(plan: &Plan, arguments: &Arguments, name: &str) -> ExitCode {
+    report(batch::run_caught(plan, mode(arguments)), name)
+}
+
+fn report(outcome: Outcome, name: &str) -> ExitCode {
+    match outcome {
         Outcome::Held(report) => {
             for (what, count) in report.counts.iter() {
                 println!("{what:<28} {count}");
@@ -111,10 +164,13 @@ fn one(plan: &Plan, arguments: &Arguments, name: &str) -> ExitCode {
 }
 
 /// The last line that tells two runs apart, from a fresh process.
-fn hash_of(seed: u64) -> Result<String, String> {
+fn hash_of(seed: u64, how: &[&str]) -> Result<String, String> {
     let this = std::env::current_exe().map_err(|e| e.to_string())?;
-    let output =
-        Command::new(this).args(["--seed", &seed.to_string(), "--hash"]).output().map_err(|e| e.to_string())?;
+    let output = Command::new(this)
+        .args(how)
+        .args(["--seed", &seed.to_string(), "--hash"])
+        .output()
+        .map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if text.trim().is_empty() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned());
@@ -122,14 +178,17 @@ fn hash_of(seed: u64) -> Result<String, String> {
     Ok(text)
 }
 
-fn twice(from: u64, runs: u64) -> ExitCode {
+fn twice(from: u64, runs: u64, how: &[&str]) -> ExitCode {
     let mut differing = 0;
     for seed in from..from + runs {
-        match (hash_of(seed), hash_of(seed)) {
+        match (hash_of(seed, how), hash_of(seed, how)) {
             (Ok(first), Ok(second)) if first == second => {}
             (Ok(_), Ok(_)) => {
                 differing += 1;
-                println!("DIFFERS: seed {seed}\nrepeat: cargo run --release -p base-ha-sim -- --seed {seed} --twice");
+                let how = how.join(" ");
+                println!(
+                    "DIFFERS: seed {seed}\nrepeat: cargo run --release -p base-ha-sim -- {how} --seed {seed} --twice"
+                );
             }
             (Err(error), _) | (_, Err(error)) => {
                 differing += 1;

@@ -187,6 +187,12 @@ impl VirtualDisk {
         self.state().up = true;
     }
 
+    /// Whether the machine runs: not after [`VirtualDisk::crash`], nor after
+    /// [`Harm::Die`].
+    pub fn is_up(&self) -> bool {
+        self.state().up
+    }
+
     /// Plans a fault.
     pub fn inject(&self, fault: Fault) {
         self.state().faults.push(fault);

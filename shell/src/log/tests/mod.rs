@@ -93,6 +93,10 @@ impl Env for Still {
     fn blocking<R: Send + 'static>(&self, call: impl FnOnce() -> R + Send + 'static) -> impl Future<Output = R> + Send {
         std::future::ready(call())
     }
+
+    fn die(&self, reason: &str) -> ! {
+        panic!("{reason}")
+    }
 }
 
 const LIMITS: LogLimits = LogLimits { bytes_max: 1 << 30, age_max: Duration::from_secs(3600) };

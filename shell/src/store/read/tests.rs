@@ -55,6 +55,10 @@ impl Env for TestEnv {
         let task = tokio::task::spawn_blocking(call);
         async move { task.await.expect("the call does not panic") }
     }
+
+    fn die(&self, reason: &str) -> ! {
+        panic!("{reason}")
+    }
 }
 
 struct Case {

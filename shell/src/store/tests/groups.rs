@@ -409,6 +409,14 @@ fn a_repeated_key_is_told_what_the_first_was_told() {
     let once = answer(&mut once).expect("answered").expect("done");
     let twice = answer(&mut twice).expect("answered").expect("done");
     assert_eq!((twice.replayed, twice.position), (true, once.position));
+    // Its client learns it with an unknown outcome, and sends it as a key.
+    let (mut told_again, mut thrice) = request(2000, vec![text("INSERT INTO t VALUES(2)")]);
+    told_again.idempotency_key = Some(format!("{:032x}", 2000));
+    pair.writer.jobs([StoreJob::Write(told_again)]);
+    pair.settle();
+    let thrice = answer(&mut thrice).expect("answered").expect("done");
+    assert_eq!((thrice.replayed, thrice.position), (true, once.position));
+    assert_eq!(count(&pair.writer, "SELECT count(*) FROM t"), 2);
     pair.check();
 }
 

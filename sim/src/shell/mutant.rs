@@ -1,0 +1,83 @@
+//! Breakage on purpose: each oracle must find its own.
+//!
+//! Decides what is broken; `env`, `stream`, `client` and the disk break it, on
+//! the way between a client and the node's code or between that and the disk. So
+//! the node behaves as one would that lacks the rule, and its code stays whole.
+
+use super::batch;
+use super::plan::ShellPlan;
+use crate::batch::Outcome;
+use crate::trace::TraceMode;
+use std::fmt::Write;
+
+/// One rule that nodes are made to break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// An fsync does nothing.
+    FsyncIsNoOp,
+    /// Sessions' tokens are ignored.
+    TokenIgnored,
+    /// Keys of repeated requests are ignored.
+    KeyIgnored,
+    /// A linearizable read is served like a local one.
+    LinearizableIsLocal,
+    /// A write is answered when the writer alone has it.
+    AnsweredBeforeMajority,
+    /// Two requests get one id, now and then.
+    IdsRepeat,
+}
+
+/// All of them.
+pub const ALL: [Mutant; 6] = [
+    Mutant::FsyncIsNoOp,
+    Mutant::TokenIgnored,
+    Mutant::KeyIgnored,
+    Mutant::LinearizableIsLocal,
+    Mutant::AnsweredBeforeMajority,
+    Mutant::IdsRepeat,
+];
+
+/// Which mutant; the seed that caught it, and how.
+type Row = (usize, Option<(u64, String)>);
+
+/// Runs each mutant over seeds from `from` until one is caught, at most `runs`;
+/// a table of what caught it, and whether all were.
+pub fn hunt(from: u64, runs: u64, threads: usize) -> (String, bool) {
+    let mut text = String::new();
+    let mut all = true;
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let rows: Vec<Vec<Row>> = std::thread::scope(|scope| {
+        let work = || {
+            let mut rows = Vec::new();
+            loop {
+                let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let Some(mutant) = ALL.get(at) else { return rows };
+                let caught = (from..from + runs).find_map(|seed| {
+                    match batch::run_caught(&ShellPlan::from_seed(seed), TraceMode::Off, Some(*mutant)) {
+                        Outcome::Held(_) => None,
+                        Outcome::Failed(detail) => Some((seed, detail)),
+                    }
+                });
+                rows.push((at, caught));
+            }
+        };
+        let workers: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().map(|w| w.join().expect("a run's panics are caught")).collect()
+    });
+    let mut rows: Vec<_> = rows.into_iter().flatten().collect();
+    rows.sort_by_key(|(at, _)| *at);
+    for (at, caught) in rows {
+        let name = format!("{:?}", ALL[at]);
+        match caught {
+            Some((seed, detail)) => {
+                let first = detail.lines().next().unwrap_or_default();
+                let _ = writeln!(text, "{name:<24} {:>4} seeds, caught in {seed}: {first}", seed - from + 1);
+            }
+            None => {
+                all = false;
+                let _ = writeln!(text, "{name:<24} NOT CAUGHT in {runs} seeds from {from}");
+            }
+        }
+    }
+    (text, all)
+}

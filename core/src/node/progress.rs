@@ -60,7 +60,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    const FLIGHTS_MAX: usize = 64;
+    pub(super) const FLIGHTS_MAX: usize = 64;
     const FLIGHT_BYTES_MAX: usize = 4 << 20;
 
     pub(super) fn new(incarnation: Incarnation, next: Seq) -> Self {
@@ -125,6 +125,11 @@ impl Progress {
         self.feed = Feed::Probe { asked: false };
         self.flights.clear();
         self.flight_bytes = 0;
+    }
+
+    /// How many appends are under way.
+    pub(super) fn flights(&self) -> usize {
+        self.flights.len()
     }
 
     /// When the oldest append under way was sent.
@@ -192,4 +197,6 @@ pub(super) struct Writer {
     pub(super) loads: BTreeMap<LoadId, (NodeId, Seq)>,
     /// Content hashes were seen to differ.
     pub(super) suspect: bool,
+    /// Durable on a quorum of others since then, and not on this node.
+    pub(super) held_up: Option<(Seq, MonoTime)>,
 }

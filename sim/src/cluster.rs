@@ -637,7 +637,7 @@ impl Cluster {
         machine.armed = None;
         let pending = machine.disk.pending();
         let kept = self.fault_prng.index(pending + 1);
-        let fate = self.fault_prng.chance(300).then(|| Unsynced {
+        let fate = self.fault_prng.chance(800).then(|| Unsynced {
             hard_state: self.fault_prng.chance(500),
             records: self.fault_prng.index(4),
             torn_pm: self.fault_prng.within(0..=1000) as u32,

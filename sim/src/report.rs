@@ -63,7 +63,6 @@ pub const REQUIRED: &[&str] = &[
     "crash_with_fsync_unheard",
     "damage_noticed",
     "data_damaged",
-    "disk_copied",
     "disk_full",
     "disk_rolled_back",
     "disk_wiped",

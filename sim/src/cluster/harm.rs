@@ -6,7 +6,7 @@
 //! majority, and a log loses its tail only where a whole disk could be lost.
 
 use super::{Cluster, Event};
-use crate::plan::Target;
+use crate::plan::{Fault, Target};
 use crate::report::Failure;
 use base_ha_core::entry::EntryKind;
 use base_ha_core::ids::{ClusterId, Incarnation, NodeId, Seq, Url};
@@ -232,7 +232,8 @@ impl Cluster {
             && !self.any_ill()
             && self.membership_under_way().is_empty();
         if !calm {
-            self.counts.add("harm_forgone");
+            let again = Event::Fault(Fault::Copy { host: original, ms });
+            self.at(self.now.plus_ms(100), again);
             return;
         }
         self.counts.add("disk_copied");
@@ -242,6 +243,7 @@ impl Cluster {
         let incarnation = image.hard.incarnation;
         self.copied = Some(incarnation);
         self.hosts[original].amnesiac = Some(incarnation);
+        self.hosts[copy].amnesiac = Some(incarnation);
         self.hosts[copy].disk = image;
         self.schedule_start(copy, 0);
         self.at(self.now.plus_ms(ms.max(self.plan.lease_ms())), Event::TwinDue);

@@ -561,6 +561,9 @@ pub enum StepDownReason {
     Removed,
     /// Its store cannot go on.
     Unfit,
+    /// Its disk held up for a whole lease what a quorum of the others has made
+    /// durable.
+    SlowDisk,
     /// It is stopping.
     Stopping,
 }
@@ -622,6 +625,30 @@ pub struct Status {
     /// Entries up to here may be deleted from the log as far as peers are
     /// concerned that are alive; the driver adds its own bounds.
     pub trimmable: Seq,
+}
+
+/// What a node keeps for the moment: each is bounded, and at rest all but the
+/// last two are 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Burden {
+    /// Records on their way to the disk.
+    pub records: usize,
+    /// Messages that wait for them.
+    pub held: usize,
+    /// Appends under way, to all followers.
+    pub flights: usize,
+    /// Requests for entries from the log.
+    pub loads: usize,
+    /// Proposals that are not committed.
+    pub proposals: usize,
+    /// Linearizable reads that wait for a proof.
+    pub reads: usize,
+    /// Administrators' orders under way.
+    pub orders: usize,
+    /// Ids that are remembered.
+    pub peers: usize,
+    /// Pings whose echo would prove something.
+    pub pings: usize,
 }
 
 /// What part a node plays.

@@ -112,7 +112,7 @@ pub struct Ping {
     /// What its data contains.
     pub applied: Seq,
     /// Whether it may be handed the pin: not a witness, not quarantined, not
-    /// shutting down, disk not full.
+    /// shutting down, disk neither full nor slow.
     pub eligible: bool,
     /// Whom it believes to be writer in the envelope's term.
     pub writer: Option<NodeId>,

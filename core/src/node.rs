@@ -106,6 +106,9 @@ pub struct Node {
     last_stamp: MonoTime,
 
     hard: HardState,
+    /// How far an incarnation before this one had acknowledged the log; said
+    /// again, it is no news.
+    forgotten: Seq,
     disk: Disk,
     log: Log,
     /// What is there of an entry that comes in pieces.
@@ -204,6 +207,8 @@ impl Node {
             last_step: now.mono,
             last_stamp: now.mono,
             hard,
+            // What it was is not known: whatever is said of it now is late.
+            forgotten: if amnesia { Seq(u64::MAX) } else { Seq(0) },
             disk: Disk::default(),
             log,
             assembly: None,
@@ -343,6 +348,11 @@ impl Node {
         self.report_status(now)
     }
 
+    /// What it keeps for the moment.
+    pub fn burden(&self) -> crate::io::Burden {
+        self.report_burden()
+    }
+
     /// Asserts every invariant, in release too.
     ///
     /// # Panics
@@ -388,6 +398,9 @@ impl Node {
                 writer.pace.own(through, now.mono);
             }
             self.order_apply(out);
+        }
+        if !self.disk.log_pending() {
+            self.health.slow = false;
         }
         for output in finished.released {
             let stale = match &output {

@@ -6,7 +6,7 @@ use base_ha_core::config::Config;
 use base_ha_core::ids::*;
 use base_ha_core::io::*;
 use base_ha_core::member::Role;
-use base_ha_core::message::{Append, Envelope, Message, Refused};
+use base_ha_core::message::{Append, Envelope, Message, Ping, Refused};
 use base_ha_core::position::Position;
 use base_ha_core::time::MonoTime;
 use std::time::Duration;
@@ -199,6 +199,156 @@ fn a_member_that_moved_is_found_again() {
     w.until("the new address", |w| w.status(0).membership.get(&id(2)).is_some_and(|m| m.url == url(7)));
     w.write(0, "x");
     w.until("the row", |w| w.holds(2, "x"));
+}
+
+/// Its address in the membership answers nobody, and after a partition nobody
+/// has heard it for long either: it is pinged where its own pings come from.
+#[test]
+fn a_member_that_moved_is_found_again_after_a_partition() {
+    let mut w = World::born(3);
+    for host in &mut w.hosts {
+        host.config.admit_auto = false;
+    }
+    for n in 0..3 {
+        w.crash(n);
+        if n == 2 {
+            w.hosts[2].config.url = url(7);
+            w.hosts[2].config.seats = vec![url(0), url(1), url(7)];
+        }
+        w.start(n);
+    }
+    let up = |w: &World| w.status(0).peers.iter().any(|p| p.id == Some(id(2)) && p.up);
+    w.until("a writer", |w| w.writable() == Some(0));
+    w.until("the moved one", up);
+    w.isolate(2);
+    w.run(5_000);
+    assert!(!up(&w));
+    w.heal();
+    w.until("the moved one again", up);
+    assert!(w.status(0).membership.get(&id(2)).is_some_and(|m| m.url == url(2)), "nobody set its address");
+    w.write(0, "x");
+    w.until("the row", |w| w.holds(2, "x"));
+}
+
+/// A ping that was held up for long is answered by a process that came later:
+/// its echo proves less than a late echo of the process before it. The one that
+/// lives is asked again, though its own address answers nobody.
+#[test]
+fn late_echoes_do_not_silence_a_moved_process() {
+    let mut w = World::born(3);
+    w.isolate(0);
+    w.run(5_000);
+    let sent = |w: &World, nth: usize| {
+        let pings = w.hosts[2].outputs.iter().rev().filter_map(|o| match o {
+            Output::Send { envelope: Envelope { message: Message::Ping(ping), .. }, .. } => Some(ping.sent),
+            _ => None,
+        });
+        let mut stamps: Vec<_> = pings.take(60).collect();
+        stamps.dedup();
+        stamps[nth]
+    };
+    let cluster = w.status(2).cluster;
+    let standing = w.hosts[2].outputs.iter().find_map(|o| match o {
+        Output::Send { envelope: Envelope { message: Message::Ping(ping), .. }, .. } => Some(ping.clone()),
+        _ => None,
+    });
+    let standing = Ping { url: url(9), ..standing.expect("it pings") };
+    let pong = |w: &World, nonce, echo| {
+        let message = Message::Pong { echo, standing: standing.clone() };
+        with_nonce(frame(w, 0, cluster, w.status(2).pin.term.0, message), nonce)
+    };
+    let (older, newer) = (sent(&w, 4), sent(&w, 1));
+    let input = pong(&w, BootNonce(71), newer);
+    w.at(2, input);
+    let input = pong(&w, BootNonce(72), older);
+    w.at(2, input);
+    w.run(1_000);
+    let before = w.hosts[2].outputs.len();
+    let message = Message::Ping(Ping { sent: MonoTime(1), ..standing.clone() });
+    let input = with_nonce(frame(&w, 0, cluster, w.status(2).pin.term.0, message), BootNonce(72));
+    w.at(2, input);
+    let refused = |o: &Output| matches!(o, Output::Event(Event::FrameRefused { reason: FrameRefusal::OldProcess, .. }));
+    let asked = |o: &Output| {
+        matches!(o, Output::Send { route: Route::Url(to), envelope } if *to == url(0)
+            && matches!(envelope.message, Message::Ping(_)))
+    };
+    assert!(w.hosts[2].outputs[before..].iter().any(refused));
+    assert!(w.hosts[2].outputs[before..].iter().any(asked), "{:?}", &w.hosts[2].outputs[before..]);
+}
+
+fn with_nonce(mut input: Input, nonce: BootNonce) -> Input {
+    if let Input::Received { envelope, .. } = &mut input {
+        envelope.nonce = nonce;
+    }
+    input
+}
+
+/// Told twice, or late, that it forgot what it acknowledged, a node takes one
+/// new incarnation, not one each time.
+#[test]
+fn amnesia_told_twice_is_one() {
+    let mut w = World::born(3);
+    w.write(0, "x");
+    w.run(50);
+    let old = w.hosts[2].disk.clone();
+    w.write(0, "y");
+    w.run(50);
+    w.crash(2);
+    w.hosts[2].disk = old;
+    w.start(2);
+    w.until("amnesia", |w| w.saw(2, |e| matches!(e, Event::Amnesia { .. })));
+    let (cluster, term) = (w.status(0).cluster, w.status(0).pin.term.0);
+    let told = Message::Refused(Refused::Amnesia { acknowledged: w.status(0).commit });
+    let again = frame(&w, 0, cluster, term, told);
+    w.at(2, again);
+    let forgot = w.hosts[2].events.iter().filter(|(_, e)| matches!(e, Event::Amnesia { .. })).count();
+    assert_eq!(forgot, 1);
+    w.until("admission", |w| w.status(2).part == Part::Follower);
+}
+
+/// The lease goes on while the disk stands still, and nothing is committed:
+/// where a quorum of others could, the writer makes room.
+#[test]
+fn a_writer_with_a_stalled_disk_makes_room() {
+    let mut w = World::born(3);
+    w.hosts[0].disk_stalled = true;
+    w.write(0, "x");
+    let took = w.until("another writer", |w| w.writable() == Some(1));
+    assert!((1_500..6_000).contains(&took), "took {took} ms");
+    assert!(w.saw(0, |e| matches!(e, Event::SteppedDown { reason: StepDownReason::SlowDisk, .. })));
+    w.until("the row", |w| w.holds(1, "x") && w.holds(2, "x"));
+    w.run(20_000);
+    assert_eq!(w.writable(), Some(1), "it does not ask while its disk stands still");
+    w.unstall(0);
+    w.until("the pin back", |w| w.writable() == Some(0));
+    // Where nobody else is faster, it stays.
+    let mut w = World::born(3);
+    (0..3).for_each(|n| w.hosts[n].disk_stalled = true);
+    w.write(0, "x");
+    w.run(10_000);
+    assert!(w.may_write(0));
+}
+
+/// The writer's data is damaged, a follower lies beyond the log, the third is
+/// well: the follower gets its copy from the third, and the two are a majority.
+#[test]
+fn a_damaged_writer_is_not_the_only_source() {
+    let mut w = World::born(3);
+    w.isolate(2);
+    w.hosts[0].rot = 1;
+    w.write(0, "x");
+    w.run(50);
+    w.hosts[0].rot = 0;
+    w.run(5_000);
+    assert!(w.saw(0, |e| matches!(e, Event::DivergedWithoutMajority { .. })));
+    w.hosts[0].spoiled = true;
+    w.trim(0, w.status(0).trimmable);
+    w.trim(1, w.status(1).trimmable);
+    w.heal();
+    w.until("the rows", |w| w.holds(2, "x"));
+    assert_eq!(w.hosts[2].disk.content, w.hosts[1].disk.content);
+    w.until("the damage", |w| w.saw(0, |e| matches!(e, Event::Diverged { node, .. } if *node == id(0))));
+    w.until("healing", |w| w.hosts[0].disk.content == w.hosts[1].disk.content);
 }
 
 /// G6: two processes of one name: both refuse, and it passes when one goes.

@@ -2,21 +2,23 @@
 //!
 //! Decides the order of events and what a process is given. What its outputs
 //! cause is in `outputs`, what its driver does by itself in `driver`, what goes
-//! wrong in `faults`.
+//! wrong in `faults`, `harm` and `strike`.
 
 mod driver;
 mod faults;
 mod harm;
 mod outputs;
+mod strike;
 
 use crate::clock::{Clock, TrueTime};
-use crate::disk::{Disk, DiskOp};
+use crate::disk::{Disk, DiskOp, Unsynced};
 use crate::network::{Frame, Network};
 use crate::oracle::{Oracles, Verdict};
 use crate::plan::{Fault, Plan};
 use crate::prng::Prng;
 use crate::report::{Counts, Failure};
 use crate::trace::{Trace, TraceMode};
+use crate::version;
 use crate::workload::Workload;
 use base_ha_core::config::Config;
 use base_ha_core::entry::Entry;
@@ -26,10 +28,13 @@ use base_ha_core::member::Membership;
 use base_ha_core::message::{Envelope, Message};
 use base_ha_core::node::Node;
 use base_ha_core::position::Position;
-use base_ha_core::wire::decode_frame;
+use base_ha_core::wire::{DecodeError, decode_frame};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// The version of the frames that the core writes.
+const CURRENT_VERSION: u8 = 1;
 
 /// Something that happens at a moment.
 #[derive(Clone, Debug)]
@@ -65,6 +70,8 @@ pub(crate) enum Event {
     ApplyWell { host: usize, boot: u64 },
     /// Two machines of one name have run long enough.
     TwinDue,
+    /// A disk is put back to this image.
+    RollBack { host: usize, image: Box<Disk>, down_ms: u64 },
     /// A graceful stop must be over.
     StopDue { host: usize, boot: u64 },
 }
@@ -91,6 +98,8 @@ pub(crate) struct Process {
     wake_at: Option<TrueTime>,
     paused: bool,
     inbox: VecDeque<Input>,
+    /// What its last turn said and has not done yet.
+    held: Vec<Output>,
     orders: BTreeMap<CallId, &'static str>,
     fetching: bool,
     pub(crate) stopping: bool,
@@ -102,8 +111,10 @@ pub(crate) struct Process {
     halted: bool,
     /// Its store distrusts its own data.
     quarantined: bool,
-    /// When the disk will have done all it was asked for.
+    /// When the fsync under way is done, and when the one after it is, which
+    /// takes everything that was asked for meanwhile.
     disk_busy_until: TrueTime,
+    disk_next_until: TrueTime,
 }
 
 impl Process {
@@ -128,11 +139,14 @@ pub(crate) struct Host {
     pub(crate) used: bool,
     /// A start is already in the queue.
     starting: bool,
-    /// It dies when its next record is between request and fsync.
-    armed: Option<(bool, u64)>,
+    /// What strikes its process, and when.
+    armed: Option<strike::Armed>,
     disk_full: bool,
     /// Until when each fsync takes at least so many microseconds.
     slow: (TrueTime, u64),
+    /// Its program reads the next version of the frames, and writes it.
+    reads_next: bool,
+    writes_next: bool,
     /// The incarnation that lost its log's tail.
     amnesiac: Option<Incarnation>,
     /// How often it was moved.
@@ -169,6 +183,8 @@ pub(crate) struct Cluster {
     harmed: BTreeSet<NodeId>,
     /// When a disk was lost last.
     wiped_at: Option<TrueTime>,
+    /// The disk that two machines have: nothing else goes wrong beside it.
+    copied: Option<Incarnation>,
     /// Answer routes: the machine and process at the other end.
     conns: Vec<(usize, u64)>,
     conn_of: BTreeMap<(usize, u64), u64>,
@@ -210,6 +226,8 @@ impl Cluster {
                     armed: None,
                     disk_full: false,
                     slow: (TrueTime::default(), 0),
+                    reads_next: false,
+                    writes_next: false,
                     amnesiac: None,
                     moves: 0,
                     retired: false,
@@ -238,6 +256,7 @@ impl Cluster {
             membership: None,
             harmed: BTreeSet::new(),
             wiped_at: None,
+            copied: None,
             conns: Vec::new(),
             conn_of: BTreeMap::new(),
             out: Vec::new(),
@@ -327,6 +346,10 @@ impl Cluster {
                 self.twin_due();
                 Ok(())
             }
+            Event::RollBack { host, image, down_ms } => {
+                self.roll_back(host, *image, down_ms);
+                Ok(())
+            }
             Event::StopDue { host, boot } => match self.process_of(host, boot) {
                 Some(process) if process.stopping && !process.paused => {
                     Err(self.failure("L1 a graceful stop ends", format!("host {host} is still stopping")))
@@ -382,15 +405,7 @@ impl Cluster {
         process.node.step(now, input, &mut out);
         process.node.check();
         let boot = process.boot;
-        for output in out.drain(..) {
-            self.trace.line(at, &self.hosts[host].id, format_args!("-> {output:?}"));
-            self.output(host, output)?;
-            if self.process_of(host, boot).is_none() {
-                // It died over this output; the others never left it.
-                break;
-            }
-        }
-        out.clear();
+        self.carry_out(host, boot, &mut out)?;
         self.out = out;
         self.after_step(host)
     }
@@ -453,9 +468,23 @@ impl Cluster {
             self.counts.add("frame_cut");
             return Ok(());
         }
-        let Ok(envelope) = decode_frame(frame.bytes) else {
-            self.counts.add("frame_refused_by_codec");
-            return Ok(());
+        let mut bytes = frame.bytes;
+        if self.hosts[frame.to].reads_next
+            && let Some(lowered) = version::lower(&bytes, CURRENT_VERSION)
+        {
+            self.counts.add("frame_of_next_version_read");
+            bytes = lowered;
+        }
+        let envelope = match decode_frame(bytes) {
+            Ok(envelope) => envelope,
+            Err(DecodeError::UnknownVersion { .. }) => {
+                self.counts.add("frame_of_next_version_refused");
+                return Ok(());
+            }
+            Err(_) => {
+                self.counts.add("frame_refused_by_codec");
+                return Ok(());
+            }
         };
         let conns = &mut self.conns;
         let conn = *self.conn_of.entry((frame.from, frame.boot)).or_insert_with(|| {
@@ -481,10 +510,17 @@ impl Cluster {
             self.at(self.now.plus_ms(5), Event::DiskDone { host, boot });
             return Ok(());
         }
+        if !self.hosts[host].disk.installs_next() && self.sync_fails(host) {
+            return Ok(());
+        }
         let op = self.hosts[host].disk.complete().expect("each completion has its request");
         match op {
-            DiskOp::Record { id, .. } => self.give(host, boot, Input::Persisted { id }),
-            DiskOp::Install { data, log_reset } => self.installed(host, boot, &data, log_reset),
+            DiskOp::Record { id, .. } => {
+                self.record_durable(host);
+                self.give(host, boot, Input::Persisted { id })
+            }
+            DiskOp::Install { too_old: true, .. } => self.snapshot_failed(host, boot),
+            DiskOp::Install { data, log_reset, .. } => self.installed(host, boot, &data, log_reset),
         }
     }
 
@@ -499,16 +535,24 @@ impl Cluster {
         let machine = &mut self.hosts[host];
         if now < machine.slow.0 && !self.healed {
             us = us.max(machine.slow.1);
+            self.counts.add("fsync_slowed");
         }
         machine.disk.request(op);
         let Some(process) = &mut machine.process else {
             return;
         };
-        // Group commit: what is asked for while the disk is busy is done soon
-        // after the fsync before it.
-        let from = process.disk_busy_until.max(now);
-        process.disk_busy_until = from.plus_us(if from > now { us / 8 } else { us });
-        let (at, boot) = (process.disk_busy_until, process.boot);
+        // Group commit: what is asked for while the disk is busy shares the
+        // fsync after the one under way.
+        if now >= process.disk_busy_until {
+            process.disk_busy_until = process.disk_next_until;
+        }
+        if now >= process.disk_busy_until {
+            process.disk_busy_until = now.plus_us(us);
+            process.disk_next_until = process.disk_busy_until;
+        } else if process.disk_next_until == process.disk_busy_until {
+            process.disk_next_until = process.disk_busy_until.plus_us(us);
+        }
+        let (at, boot) = (process.disk_next_until, process.boot);
         self.at(at, Event::DiskDone { host, boot });
     }
 
@@ -529,6 +573,12 @@ impl Cluster {
         }
         machine.boots += 1;
         machine.used = true;
+        let before = machine.disk.is_rotten().then(|| machine.disk.image());
+        if machine.disk.find_rot() {
+            machine.graveyard.extend(before);
+            machine.amnesiac = Some(machine.disk.hard.incarnation);
+            self.counts.add("rot_found_at_start");
+        }
         let recovered = machine.disk.recover();
         let now = machine.clock.now(self.now);
         let boot = machine.boots;
@@ -558,6 +608,7 @@ impl Cluster {
             wake_at: None,
             paused: false,
             inbox: VecDeque::new(),
+            held: Vec::new(),
             orders: BTreeMap::new(),
             fetching: false,
             stopping: false,
@@ -566,12 +617,10 @@ impl Cluster {
             halted: false,
             quarantined: false,
             disk_busy_until: self.now,
+            disk_next_until: self.now,
         });
         let full = machine.disk_full;
-        for output in out {
-            self.trace.line(self.now, &self.hosts[host].id, format_args!("-> {output:?}"));
-            self.output(host, output)?;
-        }
+        self.carry_out(host, boot, &mut out)?;
         if self.process_of(host, boot).is_none() {
             return Ok(());
         }
@@ -590,9 +639,20 @@ impl Cluster {
         machine.armed = None;
         let pending = machine.disk.pending();
         let kept = self.fault_prng.index(pending + 1);
-        machine.disk.process_ended(kept);
+        let fate = self.fault_prng.chance(800).then(|| Unsynced {
+            hard_state: self.fault_prng.chance(500),
+            records: self.fault_prng.index(4),
+            torn_pm: self.fault_prng.within(0..=1000) as u32,
+        });
+        let left = machine.disk.process_ended(kept, fate);
         if kept < pending {
             self.counts.add("crash_unsynced_record_lost");
+        }
+        if left.reordered {
+            self.counts.add("crash_unsynced_reordered");
+        }
+        if left.torn {
+            self.counts.add("crash_unsynced_torn");
         }
         if power {
             let lost = self.fault_prng.index(machine.disk.unsynced_commits() + 1);

@@ -7,7 +7,7 @@
 
 use crate::data::Data;
 use base_ha_core::entry::{Entry, EntryKind};
-use base_ha_core::ids::Seq;
+use base_ha_core::ids::{Incarnation, Seq};
 use base_ha_core::io::{HardState, PersistId, Record, Recovered};
 use base_ha_core::position::Position;
 use base_ha_core::wire::decode_membership;
@@ -86,6 +86,8 @@ pub enum DiskOp {
         data: Data,
         /// The log now starts where it ends; known once it is done.
         log_reset: bool,
+        /// The log was trimmed beyond it meanwhile: nothing was replaced.
+        too_old: bool,
     },
 }
 
@@ -103,6 +105,31 @@ pub struct Disk {
     /// Every state of `data.db` since the last checkpoint, which is the first.
     commits: Vec<Data>,
     pending: VecDeque<DiskOp>,
+    /// An entry that can no longer be read.
+    rotten: Option<Seq>,
+    /// The incarnation whose log was set aside.
+    forgot: Option<Incarnation>,
+}
+
+/// What a crash does to records under way beyond a prefix of them: the hard
+/// state and the log are two files.
+#[derive(Clone, Copy, Debug)]
+pub struct Unsynced {
+    /// It is the hard state that is ahead, not the log.
+    pub hard_state: bool,
+    /// So many more of its records are durable.
+    pub records: usize,
+    /// If the log is ahead, how much of its next record is there, in 1/1000.
+    pub torn_pm: u32,
+}
+
+/// What became of records under way.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Leftover {
+    /// One is durable and one before it is not.
+    pub reordered: bool,
+    /// A part of one is durable.
+    pub torn: bool,
 }
 
 impl Disk {
@@ -125,7 +152,12 @@ impl Disk {
     /// The oldest thing under way is durable.
     pub fn complete(&mut self) -> Option<DiskOp> {
         let mut op = self.pending.pop_front()?;
-        match &mut op {
+        self.perform(&mut op);
+        Some(op)
+    }
+
+    fn perform(&mut self, op: &mut DiskOp) {
+        match op {
             DiskOp::Record { record: Record::HardState(hard), .. } => {
                 self.hard = HardState { high_water: self.log.last(), ..hard.clone() };
             }
@@ -140,7 +172,8 @@ impl Disk {
                 }
                 self.log.append(entries);
             }
-            DiskOp::Install { data, log_reset } => {
+            DiskOp::Install { data, too_old, .. } if data.applied.seq < self.log.base.seq => *too_old = true,
+            DiskOp::Install { data, log_reset, .. } => {
                 *log_reset = self.log.position(data.applied.seq) != Some(data.applied);
                 if *log_reset {
                     self.log = Log { base: data.applied, entries: VecDeque::new() };
@@ -151,7 +184,6 @@ impl Disk {
                 self.commits = vec![data.clone()];
             }
         }
-        Some(op)
     }
 
     /// Whether the oldest thing under way is a snapshot.
@@ -197,13 +229,78 @@ impl Disk {
     }
 
     /// The process ended: `kept` of the operations under way became durable,
-    /// the others never happened.
-    pub fn process_ended(&mut self, kept: usize) {
+    /// and of those after them what `beyond` says; the others never happened.
+    pub fn process_ended(&mut self, kept: usize, beyond: Option<Unsynced>) -> Leftover {
         for _ in 0..kept.min(self.pending.len()) {
             self.complete();
         }
+        let mut left = Leftover::default();
+        if let Some(beyond) = beyond {
+            self.keep_beyond(beyond, &mut left);
+        }
         self.pending.clear();
         self.seen = self.log.clone();
+        left
+    }
+
+    fn keep_beyond(&mut self, beyond: Unsynced, left: &mut Leftover) {
+        let (mut records, mut passed) = (beyond.records, false);
+        while let Some(mut op) = self.pending.pop_front() {
+            match &mut op {
+                DiskOp::Record { record: Record::HardState(_), .. } if beyond.hard_state => {}
+                DiskOp::Record { record: Record::Append { .. }, .. } if !beyond.hard_state => {}
+                DiskOp::Record { .. } => {
+                    passed = true;
+                    continue;
+                }
+                // It waits for everything before it.
+                DiskOp::Install { .. } => return,
+            }
+            if records == 0 {
+                if let DiskOp::Record { record: Record::Append { entries, .. }, .. } = &mut op {
+                    let part = entries.len() * beyond.torn_pm as usize / 1000;
+                    left.torn = part > 0 && part < entries.len();
+                    if left.torn {
+                        entries.truncate(part);
+                        self.perform(&mut op);
+                    }
+                }
+                return;
+            }
+            records -= 1;
+            self.perform(&mut op);
+            left.reordered |= passed;
+        }
+    }
+
+    /// An entry goes bad: so far into the log that starts after its base, in
+    /// 1/1000. Says which, if there is any.
+    pub fn rot(&mut self, at_pm: u32) -> Option<Seq> {
+        let index = self.log.entries.len().checked_sub(1)? * at_pm.min(1000) as usize / 1000;
+        self.rotten = self.log.entries.get(index).map(|e| e.seq);
+        self.rotten
+    }
+
+    /// An entry went bad, and nobody has noticed.
+    pub fn is_rotten(&self) -> bool {
+        self.rotten.is_some()
+    }
+
+    /// Whether reading these would find what went bad.
+    pub fn unreadable(&self, from: Seq, through: Seq) -> bool {
+        self.rotten.is_some_and(|at| from <= at && at <= through && self.log.get(at).is_some())
+    }
+
+    /// A start reads the log: if something in it went bad, the log is set aside
+    /// whole, and what this disk acknowledged with it. Says whether it was.
+    pub fn find_rot(&mut self) -> bool {
+        let found = self.rotten.take().is_some_and(|at| self.log.get(at).is_some());
+        if found {
+            self.log = Log { base: self.data.applied, entries: VecDeque::new() };
+            self.seen = self.log.clone();
+            self.forgot = Some(self.hard.incarnation);
+        }
+        found
     }
 
     /// The power went as well: `data.db` lost its last `lost` commits since the
@@ -225,6 +322,11 @@ impl Disk {
         let keep = self.log.base.seq.0 + span * u64::from(1000 - share_pm.min(1000)) / 1000;
         self.log.keep(Seq(keep));
         self.seen = self.log.clone();
+    }
+
+    /// What a copy of the disk would hold now.
+    pub fn image(&self) -> Self {
+        Self { seen: self.log.clone(), pending: VecDeque::new(), ..self.clone() }
     }
 
     /// How many commits of `data.db` a power cut could take.
@@ -261,7 +363,9 @@ impl Disk {
             content: self.data.content,
             memberships,
             hlc: (self.log.entries.iter().map(|e| e.hlc).max()).unwrap_or_default().max(self.data.hlc),
-            amnesia: last < applied.seq || last < self.hard.high_water.seq,
+            amnesia: last < applied.seq
+                || last < self.hard.high_water.seq
+                || self.forgot == Some(self.hard.incarnation),
         }
     }
 }

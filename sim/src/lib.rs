@@ -24,7 +24,7 @@
 //! | file | its noun |
 //! |---|---|
 //! | `prng`, `plan` | chance; a run as data |
-//! | `network`, `disk`, `clock`, `data` | the virtual world |
+//! | `network`, `disk`, `clock`, `data`, `version` | the virtual world |
 //! | `cluster` | machines, processes, the event queue |
 //! | `workload` | clients and administrators |
 //! | `oracle` | what must hold |
@@ -48,5 +48,6 @@ pub mod prng;
 pub mod report;
 pub mod shell;
 pub mod trace;
+pub mod version;
 pub mod vfs;
 mod workload;

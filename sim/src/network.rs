@@ -51,9 +51,26 @@ impl Network {
         *link = if cut { *link + 1 } else { link.saturating_sub(1) };
     }
 
+    /// Cuts the links between these machines and all others until everything is
+    /// healed, whatever is mended meanwhile.
+    pub fn part(&mut self, from_others: &[usize]) {
+        for a in 0..self.hosts {
+            for b in 0..self.hosts {
+                if from_others.contains(&a) != from_others.contains(&b) {
+                    self.cuts[a * self.hosts + b] = u32::MAX / 2;
+                }
+            }
+        }
+    }
+
     /// Whether a frame would pass in that direction.
     pub fn passes(&self, from: usize, to: usize) -> bool {
         self.cuts[from * self.hosts + to] == 0
+    }
+
+    /// Whether any link is cut.
+    pub fn is_cut(&self) -> bool {
+        self.cuts.iter().any(|cuts| *cuts > 0)
     }
 
     /// Mends every link, and loses, repeats and damages nothing from now on.

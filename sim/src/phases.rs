@@ -9,7 +9,7 @@ use crate::plan::Plan;
 use crate::report::{Failure, Report};
 use crate::trace::TraceMode;
 use base_ha_core::ids::join;
-use base_ha_core::io::Part;
+use base_ha_core::io::{Burden, Part};
 use base_ha_core::member::Role;
 use std::fmt::Write;
 
@@ -21,6 +21,12 @@ const CONVERGE_MS: u64 = 20_000;
 const SERVE_ACKS: u64 = 20;
 const SERVE_MS: u64 = 20_000;
 
+/// How many requests a majority must acknowledge while the others are cut off.
+const CORE_ACKS: u64 = 5;
+
+/// How soon an idle cluster must have let go of everything.
+const REST_MS: u64 = 2000;
+
 /// Runs a plan.
 ///
 /// # Errors
@@ -31,12 +37,25 @@ const SERVE_MS: u64 = 20_000;
 pub fn run(plan: &Plan, mode: TraceMode) -> Result<Report, Failure> {
     let mut cluster = Cluster::new(plan.clone(), mode);
     cluster.run_until(TrueTime::from_ms(plan.chaos_ms))?;
-    cluster.heal()?;
     cluster.calm_clients();
+    let patience_ms = CONVERGE_MS + plan.lease_ms() * 30;
+    if cluster.heal_core()? {
+        let acks = cluster.oracles.survival.acks();
+        let limit = cluster.in_ms(patience_ms);
+        wait(&mut cluster, "L1 a healed majority goes on", limit, |c| {
+            let more = c.oracles.survival.acks() - acks;
+            (more < CORE_ACKS).then(|| format!("{more} requests were acknowledged"))
+        })?;
+    }
+    cluster.heal()?;
     // The pin moves to the lowest id only after the longest tenure.
-    let limit = cluster.in_ms(CONVERGE_MS + plan.lease_ms() * 30);
+    let limit = cluster.in_ms(patience_ms);
     wait(&mut cluster, "L1 a healed cluster converges", limit, unsettled)?;
     let acks = cluster.oracles.survival.acks();
+    let terms = cluster.oracles.writer.terms();
+    // What went bad before may be noticed only now.
+    let noticed = |c: &Cluster| c.counts.get("rot_found_at_read") + c.counts.get("damage_noticed");
+    let before = noticed(&cluster);
     let limit = cluster.in_ms(SERVE_MS);
     wait(&mut cluster, "L1 a healed cluster serves", limit, |c| {
         let more = c.oracles.survival.acks() - acks;
@@ -45,6 +64,12 @@ pub fn run(plan: &Plan, mode: TraceMode) -> Result<Report, Failure> {
     cluster.stop_clients();
     let limit = cluster.in_ms(SERVE_MS);
     wait(&mut cluster, "L3 everybody catches up", limit, |c| unsettled(c).or_else(|| behind(c)))?;
+    let more = cluster.oracles.writer.terms() - terms;
+    if more > 0 && noticed(&cluster) == before {
+        return Err(cluster.failure("L2 terms come to rest", format!("{more} more after the cluster had settled")));
+    }
+    let limit = cluster.in_ms(REST_MS);
+    wait(&mut cluster, "L4 nothing is held back at rest", limit, burdened)?;
     Ok(Report {
         counts: cluster.counts.clone(),
         simulated: cluster.now,
@@ -152,6 +177,15 @@ fn unsettled(cluster: &Cluster) -> Option<String> {
         return Some(format!("{} writes, {lowest:?} is to", machine.id));
     }
     None
+}
+
+/// Who still keeps something that an idle node has no use for.
+fn burdened(cluster: &Cluster) -> Option<String> {
+    cluster.hosts.iter().find_map(|machine| {
+        let burden = machine.process.as_ref()?.node.burden();
+        let idle = Burden { peers: burden.peers, pings: burden.pings, ..Burden::default() };
+        (burden != idle).then(|| format!("{} keeps {burden:?}", machine.id))
+    })
 }
 
 /// Who has not applied everything, with clients silent.

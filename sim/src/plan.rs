@@ -189,9 +189,19 @@ pub enum Fault {
         target: Target,
         /// The power goes: unsynced commits of `data.db` are lost too.
         power: bool,
-        /// The moment waits until a record is between request and fsync.
-        mid_persist: bool,
+        /// When.
+        at: Moment,
         /// For how long.
+        down_ms: u64,
+    },
+    /// An fsync fails: the process ends over it, and whether the record is on
+    /// the disk nobody knows.
+    SyncError {
+        /// Whose.
+        target: Target,
+        /// So many fsyncs go well before.
+        after: u32,
+        /// For how long it is away.
         down_ms: u64,
     },
     /// Every machine loses its power at once.
@@ -203,6 +213,8 @@ pub enum Fault {
     Pause {
         /// Which.
         target: Target,
+        /// When.
+        at: Moment,
         /// For how long.
         ms: u64,
     },
@@ -325,6 +337,57 @@ pub enum Fault {
         /// For how long.
         ms: u64,
     },
+    /// Another machine is started with a copy of this one's disk. What no two
+    /// processes of one disk survive is left out: from then on nothing else goes
+    /// wrong.
+    Copy {
+        /// Whose.
+        host: usize,
+        /// For how long.
+        ms: u64,
+    },
+    /// The disk is put back to what it was some time before.
+    Rollback {
+        /// Whose.
+        host: usize,
+        /// How old it then is, in milliseconds.
+        age_ms: u64,
+        /// For how long the machine is away.
+        down_ms: u64,
+    },
+    /// An entry in the log can no longer be read.
+    Rot {
+        /// Whose.
+        target: Target,
+        /// How far into the log, in 1/1000.
+        at_pm: u32,
+        /// The machine starts anew, for the start to find it, after so long;
+        /// otherwise whoever reads it does.
+        restart_ms: Option<u64>,
+    },
+    /// The machine comes back with a program that also reads the next version
+    /// of the frames.
+    Upgrade {
+        /// Which.
+        host: usize,
+        /// For how long it is away.
+        down_ms: u64,
+        /// It writes that version too, whoever can read it.
+        hasty: bool,
+    },
+}
+
+/// A point in a process's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Moment {
+    /// Between two turns.
+    Now,
+    /// In the middle of a turn: a record was just handed to the disk, after so
+    /// many others; what else the turn said has not left.
+    Requested(u32),
+    /// A record is durable, after so many others, and the process has not been
+    /// told.
+    Durable(u32),
 }
 
 impl Plan {
@@ -377,9 +440,9 @@ impl Plan {
             duplicate_pm: pm(500),
             corrupt_pm: pm(50),
             clog_pm: pm(20),
-            replay_pm: pm(50),
+            replay_pm: pm(500),
             delay_us_min,
-            delay_us_max: delay_us_min + net.within(100..=60_000),
+            delay_us_max: delay_us_min + net.within(100..=200_000) * net.within(1..=1000) / 1000,
             line_kbit: draw_line(seed),
         };
         let chaos_ms = cluster.within(8_000..=30_000);
@@ -420,6 +483,7 @@ impl Plan {
     pub fn twin(&self) -> Option<usize> {
         self.faults.iter().find_map(|fault| match fault.fault {
             Fault::Twin { host, .. } if self.seats > 2 => Some(host),
+            Fault::Copy { host, .. } => Some(host),
             _ => None,
         })
     }
@@ -431,7 +495,9 @@ impl Plan {
 
     fn draw_faults(&mut self, swarm: &mut Prng) {
         let mut prng = Prng::named(self.seed, "faults");
-        let kinds: Vec<FaultKind> = ALL_KINDS.iter().copied().filter(|_| swarm.chance(450)).collect();
+        // For plans that name it: the README says what it still finds.
+        let share = |kind: FaultKind| if matches!(kind, FaultKind::Copy) { 0 } else { 450 };
+        let kinds: Vec<FaultKind> = ALL_KINDS.iter().copied().filter(|kind| swarm.chance(share(*kind))).collect();
         if kinds.is_empty() {
             return;
         }
@@ -463,20 +529,27 @@ impl Plan {
             FaultKind::OneWay => Fault::OneWay { target, deaf: prng.chance(500), ms },
             FaultKind::Bridge => Fault::Bridge { mask, bridge: host, ms },
             FaultKind::Flapping => {
-                Fault::Flapping { mask, period_ms: prng.within(50..=2000), times: prng.within(2..=8) }
+                Fault::Flapping { mask, period_ms: prng.within(50..=5000), times: prng.within(2..=8) }
             }
             FaultKind::Crash => {
-                let (power, mid_persist) = (prng.chance(400), prng.chance(600));
+                let (power, at) = (prng.chance(400), moment(prng));
                 // Often back before anybody noticed: what it had promised must
                 // still hold.
                 let down_ms = if prng.chance(500) { prng.within(1..=self.heartbeat_ms) } else { ms };
-                Fault::Crash { target, power, mid_persist, down_ms }
+                Fault::Crash { target, power, at, down_ms }
+            }
+            FaultKind::SyncError => {
+                let after = prng.within(0..=3) as u32;
+                Fault::SyncError { target, after, down_ms: prng.within(1..=ms) }
             }
             FaultKind::Blackout => Fault::Blackout { down_ms: ms },
-            FaultKind::Pause => Fault::Pause { target, ms },
+            FaultKind::Pause => Fault::Pause { target, at: moment(prng), ms },
             FaultKind::RateWithin => Fault::ClockRate { host, ppm: signed(prng, u64::from(self.rho_ppm)) },
             FaultKind::RateOutside => Fault::ClockRate { host, ppm: signed(prng, 500_000) },
-            FaultKind::WallJump => Fault::WallJump { host, ms: signed(prng, 10_000_000) },
+            FaultKind::WallJump => {
+                let furthest = [1000, 3_600_000, 10 * 365 * 86_400_000][prng.index(3)];
+                Fault::WallJump { host, ms: signed(prng, furthest) }
+            }
             FaultKind::Wipe => Fault::Wipe { target, down_ms: ms },
             FaultKind::Trim => Fault::Trim { host },
             FaultKind::DiskFull => Fault::DiskFull { target, ms },
@@ -484,7 +557,8 @@ impl Plan {
             FaultKind::SlowDisk => Fault::SlowDisk {
                 target,
                 ms: ms.max(lease * 5),
-                sync_us: prng.within(self.heartbeat_ms / 2..=lease) * 1000,
+                // At times so long that nothing is acknowledged meanwhile.
+                sync_us: prng.within(self.heartbeat_ms / 2..=[lease, lease * 4][prng.index(2)]) * 1000,
             },
             FaultKind::Shutdown => Fault::Shutdown { target, down_ms: ms },
             FaultKind::Transfer => Fault::Transfer { to: prng.chance(700).then_some(host) },
@@ -495,9 +569,19 @@ impl Plan {
                 Fault::RestartRest { ms: ms.max(lease), down_ms: prng.within(1..=self.heartbeat_ms / 4) }
             }
             FaultKind::Quarantine => Fault::Quarantine { target },
+            FaultKind::Damage => Fault::Damage { target },
+            FaultKind::TailLoss => Fault::TailLoss { target, down_ms: ms, share_pm: prng.within(0..=1000) as u32 },
+            FaultKind::Move => Fault::Move { host, down_ms: ms, ordered: prng.chance(500) },
             FaultKind::ApplyHalt => Fault::ApplyHalt { target, ms },
             // Shorter than the silence after which it would be admitted.
             FaultKind::Twin => Fault::Twin { host, ms: prng.within(lease / 4..=lease / 2) },
+            FaultKind::Copy => Fault::Copy { host, ms },
+            FaultKind::Rollback => Fault::Rollback { host, age_ms: ms, down_ms: prng.within(1..=lease) },
+            FaultKind::Rot => {
+                let restart_ms = prng.chance(500).then(|| prng.within(0..=lease));
+                Fault::Rot { target, at_pm: prng.within(0..=1000) as u32, restart_ms }
+            }
+            FaultKind::Upgrade => Fault::Upgrade { host, down_ms: prng.within(1..=lease), hasty: prng.chance(300) },
         }
     }
 }
@@ -511,6 +595,15 @@ fn draw_line(seed: u64) -> u64 {
 
 fn signed(prng: &mut Prng, max: u64) -> i64 {
     prng.within(0..=2 * max) as i64 - max as i64
+}
+
+fn moment(prng: &mut Prng) -> Moment {
+    let after = prng.within(0..=3) as u32;
+    match prng.below(3) {
+        0 => Moment::Now,
+        1 => Moment::Requested(after),
+        _ => Moment::Durable(after),
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -538,13 +631,19 @@ enum FaultKind {
     Quarantine,
     ApplyHalt,
     Twin,
+    Damage,
+    TailLoss,
+    Move,
+    Copy,
     SlowDisk,
+    SyncError,
+    Upgrade,
+    Rot,
+    Rollback,
 }
 
-/// What seeds draw from. [`Fault::Damage`], [`Fault::TailLoss`] and
-/// [`Fault::Move`] are for plans that name them: the README says what they still
-/// find.
-const ALL_KINDS: [FaultKind; 24] = [
+/// What seeds draw from.
+const ALL_KINDS: [FaultKind; 32] = [
     FaultKind::Partition,
     FaultKind::Isolate,
     FaultKind::OneWay,
@@ -568,6 +667,14 @@ const ALL_KINDS: [FaultKind; 24] = [
     FaultKind::Quarantine,
     FaultKind::ApplyHalt,
     FaultKind::Twin,
+    FaultKind::Damage,
+    FaultKind::TailLoss,
+    FaultKind::Move,
+    FaultKind::Copy,
+    FaultKind::Rollback,
+    FaultKind::Rot,
+    FaultKind::Upgrade,
+    FaultKind::SyncError,
     FaultKind::SlowDisk,
 ];
 

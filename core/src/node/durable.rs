@@ -122,7 +122,13 @@ impl Disk {
         self.pending.iter().any(|p| matches!(p.what, What::Log { .. }))
     }
 
+    /// How many records are on their way, and how many messages wait for them.
+    pub(super) fn burden(&self) -> (usize, usize) {
+        (self.pending.len(), self.held)
+    }
+
     pub(super) fn check(&self) {
+        assert!(self.held <= Self::HELD_MAX, "{} messages are held back", self.held);
         let mut before = 0;
         for pending in &self.pending {
             assert!(pending.id > before, "held-back records are out of order");

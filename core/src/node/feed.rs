@@ -249,38 +249,48 @@ impl Node {
         let pause = self.config.heartbeat * 2 * (1 << tries.min(4));
         progress.feed = Feed::Snapshot { again: now.mono.after(pause), tries: tries + 1 };
         let at_least = self.log.base();
-        if let Some(from) = self.snapshot_source(now, id) {
+        let sources = self.snapshot_sources(now, id);
+        if let Some(from) = sources.get(tries as usize % sources.len().max(1)).cloned() {
             let message = Message::NeedSnapshot { at_least, from };
             self.tell(id, Gate::HardState, message, out);
         }
     }
 
-    /// Who serves a snapshot: a healthy follower that is caught up, or this
-    /// node.
-    pub(super) fn snapshot_source(&self, now: Now, except: &NodeId) -> Option<Url> {
+    /// Who serves a snapshot: healthy followers that are caught up, or this
+    /// node. What differs, whoever is right, must not spread to one more, which
+    /// could make a majority of it; so those come last. But they do come: a copy
+    /// whose rows do not say what its hash says is refused by whoever receives
+    /// it, and if that is this node's, one more node is needed to tell so.
+    fn snapshot_sources(&self, now: Now, except: &NodeId) -> Vec<Url> {
         let base = self.log.base().seq;
-        let helper = self.membership().members.iter().find(|member| {
+        let (mut sources, mut differing) = (Vec::new(), Vec::new());
+        for member in &self.membership().members {
             let Some((id, incarnation)) = &member.identity else {
-                return false;
+                continue;
             };
             let standing = self.peers.get(id).and_then(|p| p.standing.as_ref());
-            member.role == Role::Voter
+            let fit = member.role == Role::Voter
                 && id != except
                 && *id != self.config.id
-                && self.alive(id, *incarnation, now.mono)
-                && standing.is_some_and(|s| {
-                    // What differs, whoever is right, must not spread to one
-                    // more: that could make a majority of it.
-                    s.eligible
-                        && s.applied >= base
-                        && s.applied >= self.commit_floor()
-                        && self.content_agrees(&s.contents)
-                })
-        });
-        match helper {
-            Some(member) => Some(member.url.clone()),
-            None => self.stores_data().then(|| self.config.url.clone()),
+                && self.alive(id, *incarnation, now.mono);
+            let Some(standing) =
+                standing.filter(|s| fit && s.eligible && s.applied >= base && s.applied >= self.commit_floor())
+            else {
+                continue;
+            };
+            let agrees = self.content_agrees(&standing.contents);
+            if agrees { &mut sources } else { &mut differing }.push(member.url.clone());
         }
+        let own = self.stores_data().then(|| self.config.url.clone());
+        if !self.health.quarantined {
+            sources.extend(own.clone());
+        }
+        sources.append(&mut differing);
+        // Its own rows may still say what their hash says.
+        if self.health.quarantined {
+            sources.extend(own);
+        }
+        sources
     }
 
     /// Close enough to the commit index to count as caught up.

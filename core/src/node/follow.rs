@@ -292,6 +292,7 @@ impl Node {
         self.health.fetching = None;
         self.health.fetching_log = false;
         self.health.called_for = None;
+        self.health.failed_fetches = 0;
         if log_reset {
             // What a writer counts on is no longer there.
             self.step_down(now, StepDownReason::Unfit, out);
@@ -303,6 +304,7 @@ impl Node {
             self.adopt_term(now, position.term, out);
         }
         let held = self.log.position(position.seq);
+        let acknowledged = self.durable;
         if log_reset {
             // Entries that followed this very point are gone with the reset.
             // If they were acknowledged, this is amnesia.
@@ -314,7 +316,7 @@ impl Node {
             self.memberships = vec![(position.seq, membership)];
             self.commit = position.seq;
             if lost {
-                self.take_new_incarnation(now, out);
+                self.take_new_incarnation(now, acknowledged, out);
             }
         } else if held.is_some_and(|held| held != position) || position.seq > self.log.last().seq {
             // The log does not contain what the data now does.

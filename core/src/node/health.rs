@@ -71,6 +71,8 @@ impl Samples {
 #[derive(Debug)]
 pub(super) struct Health {
     pub(super) full: bool,
+    /// It gave the pin up over its slow disk, which has not caught up yet.
+    pub(super) slow: bool,
     pub(super) halted: Option<Seq>,
     pub(super) quarantined: bool,
     /// Its disk made every write slow: it does not want the pin before this.
@@ -88,6 +90,8 @@ pub(super) struct Health {
     /// When an append that did not fit was last answered meanwhile.
     missing_answered: MonoTime,
     fetch_again: MonoTime,
+    /// Fetches in a row that failed.
+    pub(super) failed_fetches: usize,
     /// A snapshot that the writer called for while a re-seed was under way.
     pub(super) called_for: Option<(Position, Url)>,
     pub(super) samples: Samples,
@@ -97,6 +101,7 @@ impl Health {
     pub(super) fn new(applied: Seq, content: ContentHash) -> Self {
         Self {
             full: false,
+            slow: false,
             halted: None,
             quarantined: false,
             slow_until: MonoTime(0),
@@ -109,6 +114,7 @@ impl Health {
             fetching_log: false,
             missing_answered: MonoTime(0),
             fetch_again: MonoTime(0),
+            failed_fetches: 0,
             called_for: None,
             samples: Samples { latest: (applied, content), ring: VecDeque::new() },
         }
@@ -137,6 +143,7 @@ impl Node {
     pub(super) fn eligible(&self, now: MonoTime) -> bool {
         self.stores_data()
             && !self.health.full
+            && !self.health.slow
             && self.health.halted.is_none()
             && !self.health.quarantined
             && !self.health.fetching_log
@@ -197,29 +204,44 @@ impl Node {
             self.refresh_followers(now);
             self.compare_contents(now, out);
             self.admit_waiting(now, out);
+            self.watch_own_disk(now, out);
         } else {
             self.fetch_reseed(now, out);
             self.ask_for_pin(now, out);
         }
     }
 
-    /// Replaces quarantined data from the writer's; its log stays.
+    /// Replaces quarantined data from the writer's, or from somebody else's
+    /// where that fails; its log stays.
     fn fetch_reseed(&mut self, now: Now, out: &mut Outbox) {
-        let from = match self.known_writer() {
-            Some((id, url)) if id != self.config.id => url,
-            _ => return,
+        let Some((writer, url)) = self.known_writer().filter(|(id, _)| *id != self.config.id) else {
+            return;
         };
-        if self.health.quarantined && self.stores_data() && self.health.may_fetch(now.mono) {
-            self.health.fetching = Some(now.mono);
-            self.health.fetching_log = false;
-            let at_least = self.log.base();
-            out.push(Output::FetchSnapshot { from, at_least, reseed: true });
+        if !self.health.quarantined || !self.stores_data() || !self.health.may_fetch(now.mono) {
+            return;
         }
+        let at_least = self.log.base();
+        let mut sources = alloc::vec![url];
+        for member in &self.membership().members {
+            let Some((id, incarnation)) = member.identity.as_ref().filter(|_| member.role == Role::Voter) else {
+                continue;
+            };
+            let standing = self.peers.get(id).and_then(|p| p.standing.as_ref());
+            let whole = standing.is_some_and(|s| s.eligible && s.applied >= at_least.seq);
+            if whole && *id != writer && *id != self.config.id && self.alive(id, *incarnation, now.mono) {
+                sources.push(member.url.clone());
+            }
+        }
+        let from = sources.swap_remove(self.health.failed_fetches % sources.len());
+        self.health.fetching = Some(now.mono);
+        self.health.fetching_log = false;
+        out.push(Output::FetchSnapshot { from, at_least, reseed: true });
     }
 
     pub(super) fn on_snapshot_failed(&mut self, now: Now, out: &mut Outbox) {
         self.health.fetching = None;
         self.health.fetching_log = false;
+        self.health.failed_fetches = self.health.failed_fetches.wrapping_add(1);
         self.health.fetch_again = now.mono.after(self.config.heartbeat);
         // A re-seed whose position the own log does not reach fails, and would
         // fail for ever where the log itself must be replaced first.

@@ -6,7 +6,7 @@
 
 use super::peer::Peer;
 use super::{Gate, Node, Stance};
-use crate::ids::{ClusterId, Incarnation, NodeId, Url};
+use crate::ids::{ClusterId, Incarnation, NodeId, Seq, Url};
 use crate::io::{Event, FrameRefusal, Outbox, Output, Route, StepDownReason};
 use crate::message::{Envelope, Message, Refused};
 use crate::time::Now;
@@ -34,6 +34,11 @@ impl Node {
         }
         if !self.note_peer(now, &route, &envelope) {
             self.refuse_frame(&envelope, FrameRefusal::OldProcess, out);
+            // Late echoes may have proven the processes in the wrong order. If
+            // this one lives, it says so to a ping of now.
+            if matches!(envelope.message, Message::Ping(_)) {
+                self.ping_back(now, &envelope.from, route, out);
+            }
             return;
         }
         if envelope.term > self.hard.term && self.may_raise(now, &envelope) {
@@ -249,8 +254,10 @@ impl Node {
             }
             Refused::Amnesia { acknowledged } => {
                 let from_writer = self.writer.as_ref() == Some(&who.id) && who.term == self.hard.term;
-                if from_writer && self.log.last().seq < acknowledged {
-                    self.take_new_incarnation(now, out);
+                // Said of the incarnation before this one it comes late, or
+                // twice.
+                if from_writer && acknowledged > self.forgotten && self.log.last().seq < acknowledged {
+                    self.take_new_incarnation(now, acknowledged, out);
                 }
             }
             Refused::NotAMember => {
@@ -265,10 +272,12 @@ impl Node {
     }
 
     /// What this disk once acknowledged is gone: from now on it is a stranger.
-    pub(super) fn take_new_incarnation(&mut self, now: Now, out: &mut Outbox) {
+    /// It had acknowledged entries through `forgotten`.
+    pub(super) fn take_new_incarnation(&mut self, now: Now, forgotten: Seq, out: &mut Outbox) {
         self.step_down(now, StepDownReason::Removed, out);
         self.stance = Stance::Follower;
         self.hard.incarnation = Incarnation(self.prng.id());
+        self.forgotten = self.forgotten.max(forgotten);
         self.hard.high_water = Default::default();
         self.persist_hard(out);
         out.push(Output::Event(Event::Amnesia { incarnation: self.hard.incarnation }));

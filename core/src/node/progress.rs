@@ -82,7 +82,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    const FLIGHTS_MAX: usize = 64;
+    pub(super) const FLIGHTS_MAX: usize = 64;
 
     pub(super) fn new(incarnation: Incarnation, next: Seq) -> Self {
         Self {
@@ -240,6 +240,11 @@ impl Progress {
         }
     }
 
+    /// How many appends are under way.
+    pub(super) fn flights(&self) -> usize {
+        self.flights.len()
+    }
+
     /// When the oldest append under way was sent.
     pub(super) fn oldest_flight(&self) -> Option<MonoTime> {
         self.flights.front().map(|f| f.sent)
@@ -308,4 +313,6 @@ pub(super) struct Writer {
     /// Content hashes were seen to differ.
     pub(super) suspect: bool,
     pub(super) pace: Pace,
+    /// Durable on a quorum of others since then, and not on this node.
+    pub(super) held_up: Option<(Seq, MonoTime)>,
 }

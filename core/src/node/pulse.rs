@@ -14,7 +14,7 @@ use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 impl Node {
-    const PINGS_MAX: usize = 128;
+    pub(super) const PINGS_MAX: usize = 128;
 
     /// Pings everyone there is, and reports who fell silent.
     pub(super) fn pulse(&mut self, now: Now, out: &mut Outbox) {
@@ -87,14 +87,19 @@ impl Node {
     }
 
     pub(super) fn on_ping(&mut self, now: Now, who: &Sender, ping: Ping, out: &mut Outbox) {
-        let proven = self.peers.get(&who.id).and_then(|p| p.processes.current());
+        let peer = self.peers.get(&who.id);
+        let proven = peer.and_then(|p| p.processes.current());
+        let heard = peer.and_then(|p| p.heard);
         if proven.is_none() || proven == Some(who.nonce) {
             self.take_standing(now, who, &ping, out);
         }
         let standing = self.own_standing(now);
         let pong = Message::Pong { echo: ping.sent, standing };
         self.send(who.route.clone(), Gate::HardState, pong, out);
-        if proven != Some(who.nonce) {
+        // One that fell silent and is not where the membership says it is gets
+        // no other ping: its own address answers nobody.
+        let silent = heard.is_none_or(|at| now.mono.since(at) >= self.config.lease);
+        if proven != Some(who.nonce) || silent {
             self.ping_back(now, &who.id, who.route.clone(), out);
         }
     }

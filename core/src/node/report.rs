@@ -2,9 +2,10 @@
 //!
 //! Decides nothing that another file acts on.
 
+use super::progress::Progress;
 use super::{Node, Stance};
 use crate::ids::Seq;
-use crate::io::{Outbox, Output, Part, PeerStatus, Pin, Status};
+use crate::io::{Burden, Outbox, Output, Part, PeerStatus, Pin, Status};
 use crate::member::Role;
 use crate::time::Now;
 use alloc::vec::Vec;
@@ -105,7 +106,23 @@ impl Node {
         }
     }
 
+    pub(super) fn report_burden(&self) -> Burden {
+        let (records, held) = self.disk.burden();
+        let mut burden =
+            Burden { records, held, peers: self.peers.len(), pings: self.pings.len(), ..Burden::default() };
+        if let Stance::Writer(writer) = &self.stance {
+            burden.flights = writer.progress.values().map(Progress::flights).sum();
+            burden.loads = writer.loads.len();
+            burden.proposals = writer.proposals.len();
+            burden.reads = writer.reads.len();
+            burden.orders = writer.orders.len();
+        }
+        burden
+    }
+
     pub(super) fn check_shallow(&self) {
+        assert!(self.peers.len() <= Self::PEERS_MAX, "{} ids are remembered", self.peers.len());
+        assert!(self.pings.len() <= Self::PINGS_MAX, "{} pings are remembered", self.pings.len());
         let last = self.log.last();
         self.log.check();
         self.disk.check();
@@ -132,6 +149,7 @@ impl Node {
                 for progress in writer.progress.values() {
                     assert!(progress.matched <= last.seq, "a follower ahead of its writer");
                     assert!(progress.matched < progress.next, "sending what is there already");
+                    assert!(progress.flights() <= Progress::FLIGHTS_MAX, "{} appends under way", progress.flights());
                 }
                 let mut before = self.commit;
                 for proposal in &writer.proposals {

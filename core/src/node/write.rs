@@ -56,6 +56,7 @@ impl Node {
             loads: BTreeMap::new(),
             suspect: false,
             pace: Pace::new(now.mono),
+            held_up: None,
         }));
         self.append_own(now, payloads, out);
         self.sync_progress(now);
@@ -277,6 +278,30 @@ impl Node {
             return None;
         }
         Some(lease::end(sent, self.config.lease, self.config.clock_rate_ppm))
+    }
+
+    /// Once a heartbeat: a writer whose own disk alone keeps entries from being
+    /// committed makes room for another. Its lease would go on for ever: the
+    /// answers to its heartbeats do not wait for its disk.
+    pub(super) fn watch_own_disk(&mut self, now: Now, out: &mut Outbox) {
+        let Stance::Writer(writer) = &self.stance else {
+            return;
+        };
+        let others = self.membership().voters().filter(|m| m.id() != Some(&self.config.id));
+        let mut matches: Vec<Seq> = others.map(|member| self.matched_by(writer, member)).collect();
+        let reached = quorum::reached(&mut matches, self.membership().quorum()).unwrap_or_default();
+        let held_up = match writer.held_up {
+            Some((seq, since)) if self.durable < seq => Some((seq, since)),
+            _ => (reached > self.durable).then_some((reached, now.mono)),
+        };
+        let too_long = held_up.is_some_and(|(_, since)| now.mono.since(since) >= self.config.lease);
+        if let Stance::Writer(writer) = &mut self.stance {
+            writer.held_up = held_up;
+        }
+        if too_long {
+            self.health.slow = true;
+            self.step_down(now, StepDownReason::SlowDisk, out);
+        }
     }
 
     /// When a quorum will have been silent for a lease.

@@ -54,6 +54,8 @@ pub struct Host {
     pub wall_offset: i64,
     /// Adds to the content's hash: a silent difference in the data.
     pub rot: u128,
+    /// Whoever receives a copy of its data refuses it.
+    pub spoiled: bool,
     pub wake_at: u64,
     /// The clock's rate error, in parts per million.
     pub ppm: i64,
@@ -181,6 +183,7 @@ impl World {
             outputs: vec![],
             wall_offset: 0,
             rot: 0,
+            spoiled: false,
             wake_at: u64::MAX,
             ppm: 0,
         });
@@ -417,7 +420,7 @@ impl World {
             let again = What::Fetch { from, at_least, reseed };
             return self.push(self.now + 5 * MS, n, life, again);
         }
-        let source = self.hosts.iter().position(|h| h.config.url == from && h.node.is_some());
+        let source = self.hosts.iter().position(|h| h.config.url == from && h.node.is_some() && !h.spoiled);
         let image = source.map(|s| self.hosts[s].disk.clone());
         let image = image.filter(|i| i.applied.seq >= at_least.seq && i.membership.is_some());
         let Some(image) = image else {

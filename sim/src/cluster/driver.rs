@@ -68,10 +68,34 @@ impl Cluster {
     }
 
     /// Reads entries from the log.
-    pub(super) fn load(&mut self, host: usize, id: LoadId, from: Seq, through: Seq, bytes_max: usize) {
+    pub(super) fn load(
+        &mut self,
+        host: usize,
+        id: LoadId,
+        from: Seq,
+        through: Seq,
+        bytes_max: usize,
+    ) -> Result<(), Failure> {
+        if self.hosts[host].disk.unreadable(from, through) {
+            // Where data.db has it all, that part of the log is given up;
+            // otherwise the process cannot stand by what it acknowledged.
+            let disk = &mut self.hosts[host].disk;
+            let safe = disk.checkpointed().min(disk.log.last().seq);
+            let trimmed = disk.trim(safe).then_some(disk.log.base);
+            if disk.unreadable(from, through) {
+                self.counts.add("rot_found_at_read");
+                self.crash(host, false, 10);
+                return Ok(());
+            }
+            self.counts.add("rot_given_up");
+            if let (Some(base), Some(process)) = (trimmed, &self.hosts[host].process) {
+                let (boot, first) = (process.boot, base.seq.next());
+                self.at(self.now, Event::Give { host, boot, input: Input::LogTrimmed { first, base } });
+            }
+        }
         let machine = &self.hosts[host];
         let Some(process) = &machine.process else {
-            return;
+            return Ok(());
         };
         let boot = process.boot;
         let log = &machine.disk.seen;
@@ -93,6 +117,7 @@ impl Cluster {
         let input = Input::LogLoaded { id, prev: prev.unwrap_or(log.base), entries };
         let us = self.disk_prng.within(20..=3000);
         self.at(self.now.plus_us(us), Event::Give { host, boot, input });
+        Ok(())
     }
 
     /// Asks another machine for a snapshot.
@@ -131,15 +156,20 @@ impl Cluster {
             false => d.applied.seq > own,
         });
         let Some(data) = data else {
-            if let Some(process) = &mut self.hosts[host].process {
-                process.fetching = false;
-            }
-            self.counts.add("snapshot_failed");
-            return self.give(host, boot, Input::SnapshotFailed);
+            return self.snapshot_failed(host, boot);
         };
-        let op = DiskOp::Install { data, log_reset: false };
+        let op = DiskOp::Install { data, log_reset: false, too_old: false };
         self.write_out(host, op);
         Ok(())
+    }
+
+    /// A snapshot could not be had, or was of no use.
+    pub(super) fn snapshot_failed(&mut self, host: usize, boot: u64) -> Result<(), Failure> {
+        if let Some(process) = &mut self.hosts[host].process {
+            process.fetching = false;
+        }
+        self.counts.add("snapshot_failed");
+        self.give(host, boot, Input::SnapshotFailed)
     }
 
     fn snapshot_of(&self, host: usize, from: &Url, at_least: &Position) -> Option<Data> {

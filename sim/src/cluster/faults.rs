@@ -3,8 +3,10 @@
 //! Decides how each fault of a plan takes effect, and refuses those that no
 //! cluster could survive: disks are wiped only while the rest holds a quorum.
 
+use super::strike::Strike;
 use super::{Cluster, Event};
-use crate::plan::{Fault, Target};
+use crate::clock::TrueTime;
+use crate::plan::{Fault, Moment, Target};
 use crate::report::Failure;
 use base_ha_core::ids::ClusterId;
 use base_ha_core::io::{AdminCommand, CallId, Input, MemberRef, StoreHealth};
@@ -14,6 +16,10 @@ impl Cluster {
     /// A fault of the plan happens.
     pub(super) fn fault(&mut self, fault: Fault) -> Result<(), Failure> {
         if self.healed {
+            return Ok(());
+        }
+        if self.copied.is_some() {
+            self.counts.add("fault_forgone_beside_copy");
             return Ok(());
         }
         self.trace.line(self.now, &"", format_args!("!! {fault:?}"));
@@ -48,16 +54,12 @@ impl Cluster {
                 }
                 self.counts.add("partition_flapping");
             }
-            Fault::Crash { target, power, mid_persist, down_ms } => {
-                if let Some(host) = self.resolve_running(target) {
-                    if mid_persist {
-                        self.hosts[host].armed = Some((power, down_ms));
-                    } else {
-                        self.crash(host, power, down_ms);
-                    }
-                }
+            Fault::Crash { target, power, at, down_ms } => self.arm(target, at, Strike::Crash { power, down_ms }),
+            Fault::SyncError { target, after, down_ms } => {
+                self.arm(target, Moment::Durable(after), Strike::SyncError { down_ms });
             }
             Fault::Blackout { down_ms } => {
+                self.counts.add("blackout");
                 for host in 0..self.hosts.len() {
                     if self.hosts[host].process.is_some() {
                         let apart = self.fault_prng.within(0..=2000);
@@ -65,7 +67,7 @@ impl Cluster {
                     }
                 }
             }
-            Fault::Pause { target, ms } => self.pause(target, ms),
+            Fault::Pause { target, at, ms } => self.arm(target, at, Strike::Pause { ms }),
             Fault::ClockRate { host, ppm } => {
                 let within = ppm.unsigned_abs() <= u64::from(self.plan.rho_ppm);
                 self.hosts[host].clock.set_rate(self.now, ppm);
@@ -77,7 +79,11 @@ impl Cluster {
             }
             Fault::WallJump { host, ms } => {
                 self.hosts[host].clock.jump(ms);
-                self.counts.add("wall_jump");
+                self.counts.add(match ms.unsigned_abs() {
+                    0..3_600_000 => "wall_jump",
+                    3_600_000..31_536_000_000 => "wall_jump_hours",
+                    _ => "wall_jump_years",
+                });
             }
             Fault::Wipe { target, down_ms } => self.wipe(target, down_ms),
             Fault::Trim { host } => {
@@ -118,7 +124,7 @@ impl Cluster {
                     .membership
                     .as_ref()
                     .is_some_and(|(_, m)| m.get(&self.hosts[host].id).is_some_and(|m| m.url != self.hosts[host].url));
-                if self.membership.is_some() && !self.wiped_just_now() && !elsewhere {
+                if self.membership.is_some() && !self.wiped_just_now() && !self.any_ill() && !elsewhere {
                     let role = match (learner, self.hosts[host].config.witness) {
                         (_, true) => Role::Witness,
                         (true, false) => Role::Learner,
@@ -138,6 +144,21 @@ impl Cluster {
             Fault::TailLoss { target, down_ms, share_pm } => self.lose_tail(target, down_ms, share_pm),
             Fault::Move { host, down_ms, ordered } => self.relocate(host, down_ms, ordered)?,
             Fault::Twin { ms, .. } => self.start_twin(ms),
+            Fault::Copy { ms, .. } => self.start_copy(ms),
+            Fault::Rollback { host, age_ms, down_ms } => {
+                let image = Box::new(self.hosts[host].disk.image());
+                self.at(self.now.plus_ms(age_ms), Event::RollBack { host, image, down_ms });
+            }
+            Fault::Rot { target, at_pm, restart_ms } => self.rot(target, at_pm, restart_ms),
+            Fault::Upgrade { host, down_ms, hasty } => {
+                if self.hosts[host].process.is_some() {
+                    self.stop(host, false);
+                    self.hosts[host].reads_next = true;
+                    self.hosts[host].writes_next = hasty;
+                    self.counts.add("upgraded");
+                    self.schedule_start(host, down_ms);
+                }
+            }
             Fault::RemoveMember { .. } if self.wiped_just_now() || self.any_ill() => {
                 self.counts.add("member_order_forgone");
             }
@@ -182,28 +203,6 @@ impl Cluster {
         self.schedule_start(host, down_ms);
     }
 
-    fn pause(&mut self, target: Target, ms: u64) {
-        let Some(host) = self.resolve_running(target) else {
-            return;
-        };
-        let beyond = ms > self.plan.lease_ms();
-        let Some(process) = &mut self.hosts[host].process else {
-            return;
-        };
-        if process.paused {
-            return;
-        }
-        process.paused = true;
-        let (boot, writable) = (process.boot, process.pin.writable);
-        if beyond {
-            self.counts.add("pause_beyond_lease");
-            if writable {
-                self.counts.add("pause_writer_beyond_lease");
-            }
-        }
-        self.at(self.now.plus_ms(ms), Event::Resume { host, boot });
-    }
-
     /// A process that stood still goes on: what came in meanwhile waits in its
     /// sockets, and is read before or after it looks at the clock.
     pub(super) fn resume(&mut self, host: usize, boot: u64) -> Result<(), Failure> {
@@ -216,6 +215,8 @@ impl Cluster {
         process.paused = false;
         process.wake_at = None;
         let inbox = std::mem::take(&mut process.inbox);
+        let mut held = std::mem::take(&mut process.held);
+        self.carry_out(host, boot, &mut held)?;
         if self.fault_prng.chance(500) {
             self.give(host, boot, Input::Deadline)?;
         }
@@ -275,6 +276,7 @@ impl Cluster {
                             && machine.id == *id
                             && machine.disk.hard.incarnation == *incarnation
                             && machine.amnesiac != Some(*incarnation)
+                            && !machine.disk.is_rotten()
                             && !machine.retired
                     })
                 })
@@ -313,6 +315,63 @@ impl Cluster {
 
     /// Every fault ends: links are whole, clocks right, machines up.
     pub(crate) fn heal(&mut self) -> Result<(), Failure> {
+        self.end_faults();
+        for host in 0..self.hosts.len() {
+            self.heal_host(host)?;
+        }
+        Ok(())
+    }
+
+    /// Every fault ends for a bare majority of the voters, chosen at random; the
+    /// others stay as they are, and are cut off. Says whether there is a majority
+    /// that can be asked to go on by itself: whole disks, nothing ill, the
+    /// membership settled, and no witness with a log that begins after the end
+    /// of what stores data.
+    pub(crate) fn heal_core(&mut self) -> Result<bool, Failure> {
+        self.end_faults();
+        let Some(core) = self.draw_core() else {
+            self.counts.add("core_forgone");
+            return Ok(false);
+        };
+        self.counts.add("core_healed_first");
+        self.trace.line(self.now, &"", format_args!("!! only {core:?} go on"));
+        self.net.part(&core);
+        for host in core {
+            self.heal_host(host)?;
+        }
+        Ok(true)
+    }
+
+    fn draw_core(&mut self) -> Option<Vec<usize>> {
+        let (_, membership) = self.membership.clone()?;
+        if self.any_ill() || !self.membership_under_way().is_empty() {
+            return None;
+        }
+        let mut voters: Vec<usize> = (membership.voters().filter_map(|m| m.identity.as_ref()))
+            .filter_map(|(id, incarnation)| {
+                let host = self.host_named(id, *incarnation)?;
+                let machine = &self.hosts[host];
+                let whole = machine.disk.hard.incarnation == *incarnation && machine.amnesiac != Some(*incarnation);
+                whole.then_some(host)
+            })
+            .collect();
+        let mut core = Vec::new();
+        while core.len() < membership.quorum() {
+            if voters.is_empty() {
+                return None;
+            }
+            core.push(voters.swap_remove(self.fault_prng.index(voters.len())));
+        }
+        let disks = || core.iter().map(|host| (&self.hosts[*host].config, &self.hosts[*host].disk));
+        let data = || disks().filter(|(config, _)| !config.witness).map(|(_, disk)| disk);
+        let shortest = data().map(|disk| disk.log.last().seq).min()?;
+        let sound = data().all(|d| d.data.membership.is_some() && d.data.applied.seq >= d.log.base.seq)
+            && disks().all(|(config, disk)| !config.witness || disk.log.base.seq <= shortest);
+        sound.then_some(core)
+    }
+
+    /// No fault begins any more, and the network is whole.
+    fn end_faults(&mut self) {
         self.healed = true;
         self.trace.line(self.now, &"", format_args!("!! heal"));
         self.net.heal();
@@ -321,29 +380,31 @@ impl Cluster {
             self.twin_due();
         }
         self.plan.disk.stall_pm = 0;
-        for host in 0..self.hosts.len() {
-            let machine = &mut self.hosts[host];
-            machine.clock.set_rate(self.now, 0);
-            machine.clock.set_wall_right();
-            machine.armed = None;
-            machine.disk_full = false;
-            if let Some(boot) = machine.process.as_ref().filter(|p| p.halted).map(|p| p.boot) {
-                self.apply_well(host, boot);
-            }
-            let machine = &mut self.hosts[host];
-            let boot = machine.process.as_ref().map(|p| (p.boot, p.paused));
-            match boot {
-                Some((boot, true)) => self.resume(host, boot)?,
-                Some((_, false)) => self.schedule_wake(host),
-                None if machine.used && !machine.retired => {
-                    // Whatever start is in the queue comes too late.
-                    machine.starting = false;
-                    self.schedule_start(host, 10);
-                }
-                None => {}
-            }
-            self.give_now(host, Input::Health(StoreHealth::Well))?;
+    }
+
+    fn heal_host(&mut self, host: usize) -> Result<(), Failure> {
+        let machine = &mut self.hosts[host];
+        machine.clock.set_rate(self.now, 0);
+        machine.clock.set_wall_right();
+        machine.armed = None;
+        machine.disk_full = false;
+        machine.slow = (TrueTime::default(), 0);
+        machine.writes_next = false;
+        if let Some(boot) = machine.process.as_ref().filter(|p| p.halted).map(|p| p.boot) {
+            self.apply_well(host, boot);
         }
-        Ok(())
+        let machine = &mut self.hosts[host];
+        let boot = machine.process.as_ref().map(|p| (p.boot, p.paused));
+        match boot {
+            Some((boot, true)) => self.resume(host, boot)?,
+            Some((_, false)) => self.schedule_wake(host),
+            None if machine.used && !machine.retired => {
+                // Whatever start is in the queue comes too late.
+                machine.starting = false;
+                self.schedule_start(host, 10);
+            }
+            None => {}
+        }
+        self.give_now(host, Input::Health(StoreHealth::Well))
     }
 }

@@ -6,11 +6,11 @@
 //! majority, and a log loses its tail only where a whole disk could be lost.
 
 use super::{Cluster, Event};
-use crate::plan::Target;
+use crate::plan::{Fault, Target};
 use crate::report::Failure;
 use base_ha_core::entry::EntryKind;
 use base_ha_core::ids::{ClusterId, Incarnation, NodeId, Seq, Url};
-use base_ha_core::io::{AdminCommand, Input, StoreHealth};
+use base_ha_core::io::{AdminCommand, Input, Part, StoreHealth};
 use base_ha_core::member::{Membership, Role};
 use base_ha_core::wire::decode_membership;
 
@@ -31,7 +31,9 @@ impl Cluster {
 
     /// Somebody's data is damaged, or known to be unusable.
     pub(super) fn any_ill(&self) -> bool {
-        self.hosts.iter().any(|h| h.disk.data.damaged || h.process.as_ref().is_some_and(|p| p.quarantined))
+        self.hosts
+            .iter()
+            .any(|h| h.disk.data.damaged || h.disk.is_rotten() || h.process.as_ref().is_some_and(|p| p.quarantined))
     }
 
     /// The machine, if the data of all others could restore its own: `healthy`
@@ -185,6 +187,14 @@ impl Cluster {
         let Some(original) = (0..twin).find(|host| self.hosts[*host].id == self.hosts[twin].id) else {
             return;
         };
+        if self.copied.is_some() {
+            // Either will do: one of them has acknowledged what the other lacks.
+            let off = if self.fault_prng.chance(500) { twin } else { original };
+            self.counts.add("copy_ended");
+            self.stop(off, true);
+            self.hosts[off].retired = true;
+            return;
+        }
         let under_way = self.membership_under_way();
         let admitted = |m: &Membership| m.admits(&self.hosts[twin].id, self.hosts[twin].disk.hard.incarnation);
         if !under_way.is_empty() && !self.healed {
@@ -196,6 +206,109 @@ impl Cluster {
         self.counts.add(if won { "twin_admitted" } else { "twin_ended" });
         self.stop(off, true);
         self.hosts[off].retired = true;
+    }
+
+    /// A second machine starts with a copy of a member's disk. Until both are
+    /// noticed either may speak for the disk, and what one of them acknowledges
+    /// the other does not have: a cluster survives that only where they meet at
+    /// once and nothing else happens.
+    pub(super) fn start_copy(&mut self, ms: u64) {
+        let copy = self.plan.hosts();
+        let Some(id) = self.hosts.get(copy).filter(|h| !h.used).map(|h| h.id.clone()) else {
+            return;
+        };
+        let Some(original) = (0..copy).find(|host| self.hosts[*host].id == id) else {
+            return;
+        };
+        let well = |h: &super::Host| h.process.as_ref().is_some_and(|p| !p.paused && !p.stopping) || !h.used;
+        let member =
+            (self.membership.as_ref()).is_some_and(|(_, m)| m.admits(&id, self.hosts[original].disk.hard.incarnation));
+        // Of one voter, or two, the copy is a second writer.
+        let three = self.membership.as_ref().is_some_and(|(_, m)| m.voters().count() > 2);
+        let calm = member
+            && three
+            && !self.net.is_cut()
+            && self.hosts.iter().all(well)
+            && !self.any_ill()
+            && self.membership_under_way().is_empty();
+        if !calm {
+            let again = Event::Fault(Fault::Copy { host: original, ms });
+            self.at(self.now.plus_ms(100), again);
+            return;
+        }
+        self.counts.add("disk_copied");
+        self.net.heal();
+        self.hosts.iter_mut().for_each(|machine| machine.armed = None);
+        let image = self.hosts[original].disk.image();
+        let incarnation = image.hard.incarnation;
+        self.copied = Some(incarnation);
+        self.hosts[original].amnesiac = Some(incarnation);
+        self.hosts[copy].amnesiac = Some(incarnation);
+        self.hosts[copy].disk = image;
+        self.schedule_start(copy, 0);
+        self.at(self.now.plus_ms(ms.max(self.plan.lease_ms())), Event::TwinDue);
+    }
+
+    /// A disk is put back to an old image of itself. Nothing on it tells of
+    /// that: what its node acknowledged and voted since is unsaid. A cluster
+    /// survives it where everybody else has all of that.
+    pub(super) fn roll_back(&mut self, host: usize, image: super::Disk, down_ms: u64) {
+        if self.healed || self.copied.is_some() {
+            return;
+        }
+        let machine = &self.hosts[host];
+        let now = &machine.disk;
+        let (last, term) = (now.log.last(), now.hard.term);
+        let same = image.hard.incarnation == now.hard.incarnation && image.hard.cluster == now.hard.cluster;
+        let news = last.seq > image.log.last().seq || term > image.hard.term;
+        let others = |m: &Membership| {
+            m.voters().filter_map(|m| m.identity.as_ref()).filter(|(id, _)| *id != machine.id).all(|(id, n)| {
+                self.host_named(id, *n).is_some_and(|other| {
+                    let (other, disk) = (&self.hosts[other], &self.hosts[other].disk);
+                    let stands = other.process.as_ref().is_some_and(|p| {
+                        let part = p.node.status(other.clock.now(self.now)).part;
+                        matches!(part, Part::Candidate | Part::PreCandidate)
+                    });
+                    disk.hard.incarnation == *n && disk.hard.term >= term && disk.log.holds(&last) && !stands
+                })
+            })
+        };
+        let settled = self.membership_under_way().is_empty();
+        let safe = settled && self.membership.as_ref().is_some_and(|(_, m)| others(m));
+        let fits = machine.process.is_some()
+            && now.hard.cluster != ClusterId::NONE
+            && image.hard.cluster != ClusterId::NONE
+            && self.plan.seats > 1;
+        if !same || !news || !fits || !safe || !self.can_lose(host) {
+            self.counts.add("harm_forgone");
+            return;
+        }
+        self.stop(host, true);
+        self.oracles.fence.rolled_back(image.hard.incarnation, image.hard.term);
+        let machine = &mut self.hosts[host];
+        machine.amnesiac = Some(image.hard.incarnation);
+        let lost = std::mem::replace(&mut machine.disk, image);
+        machine.graveyard.push(lost);
+        self.wiped_at = Some(self.now);
+        self.counts.add("disk_rolled_back");
+        self.schedule_start(host, down_ms);
+    }
+
+    /// An entry in the log goes bad. Where it is found the whole log may go, so
+    /// the others must be able to do without it.
+    pub(super) fn rot(&mut self, target: Target, at_pm: u32, restart_ms: Option<u64>) {
+        let Some(host) = self.resolve_running(target) else {
+            return;
+        };
+        if !self.can_lose(host) || self.hosts[host].disk.rot(at_pm).is_none() {
+            self.counts.add("harm_forgone");
+            return;
+        }
+        self.counts.add("log_rotten");
+        if let Some(ms) = restart_ms {
+            self.stop(host, false);
+            self.schedule_start(host, ms);
+        }
     }
 
     /// Memberships in some log that are not known to be committed.

@@ -8,9 +8,10 @@ use crate::network::Frame;
 use crate::oracle::promise::Counted;
 use crate::oracle::speech;
 use crate::report::Failure;
+use crate::version;
 use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::ids::{Seq, Term};
-use base_ha_core::io::{AdminOutcome, Event as NodeEvent, Output, Part, Record, Route};
+use base_ha_core::io::{AdminOutcome, Event as NodeEvent, Output, Part, Record, Route, StepDownReason};
 use base_ha_core::message::{AppendResult, Envelope, Message};
 use base_ha_core::wire::{decode_membership, encode_frame};
 use std::sync::Arc;
@@ -26,10 +27,7 @@ impl Cluster {
             Output::Persist { id, record } => self.persist(host, id, record),
             Output::Send { route, envelope } => self.send(host, &route, &envelope),
             Output::Apply { from, through, entries } => self.order_apply(host, from, through, &entries),
-            Output::LoadLog { id, from, through, bytes_max } => {
-                self.load(host, id, from, through, bytes_max);
-                Ok(())
-            }
+            Output::LoadLog { id, from, through, bytes_max } => self.load(host, id, from, through, bytes_max),
             Output::FetchSnapshot { from, at_least, reseed } => {
                 self.fetch(host, from, at_least, reseed);
                 Ok(())
@@ -110,10 +108,7 @@ impl Cluster {
             Record::Append { keep: None, .. } => {}
         }
         self.write_out(host, DiskOp::Record { id, record });
-        if let Some((power, down_ms)) = self.hosts[host].armed.take() {
-            self.counts.add("crash_mid_persist");
-            self.crash(host, power, down_ms);
-        }
+        self.record_requested(host);
         Ok(())
     }
 
@@ -140,7 +135,11 @@ impl Cluster {
         let Some(process) = &self.hosts[host].process else {
             return Ok(());
         };
-        let frame = Frame { from: host, boot: process.boot, to, bytes: encode_frame(envelope) };
+        let mut bytes = encode_frame(envelope);
+        if self.hosts[host].writes_next {
+            bytes = version::raise(&bytes);
+        }
+        let frame = Frame { from: host, boot: process.boot, to, bytes };
         let now_us = self.now.0 / 1000;
         for (delay_us, copy) in self.net.send(now_us, frame, &mut self.counts) {
             self.at(self.now.plus_us(delay_us), Event::Arrive(copy));
@@ -156,8 +155,10 @@ impl Cluster {
             "R2 the term is durable before it is spoken under",
             speech::term_is_durable(&disk.hard, who, term),
         )?;
-        let verdict = self.oracles.fence.spoke(who, term);
-        self.verdict("O2 terms never fall", verdict)?;
+        if self.copied != Some(who) {
+            let verdict = self.oracles.fence.spoke(who, term);
+            self.verdict("O2 terms never fall", verdict)?;
+        }
         match &envelope.message {
             Message::Append(append) => {
                 if append.part.is_some() {
@@ -248,6 +249,12 @@ impl Cluster {
             }
         }
         let in_memory = given.len();
+        let read_through = Seq(through.0.saturating_sub(in_memory as u64));
+        if machine.disk.unreadable(from, read_through) {
+            self.counts.add("rot_found_at_read");
+            self.crash(host, false, 10);
+            return Ok(());
+        }
         if in_memory > entries.len() || given != &entries[entries.len() - in_memory..] {
             return complain(format!("host {host}: what is given for {from}..={through} is not in its log"));
         }
@@ -351,8 +358,11 @@ impl Cluster {
                     process.writing = true;
                 }
             }
-            NodeEvent::SteppedDown { .. } => {
+            NodeEvent::SteppedDown { reason, .. } => {
                 self.counts.add("stepped_down");
+                if *reason == StepDownReason::SlowDisk {
+                    self.counts.add("slow_writer_stepped_down");
+                }
                 if let Some(process) = &mut self.hosts[host].process {
                     process.writing = false;
                 }
@@ -364,7 +374,12 @@ impl Cluster {
             NodeEvent::SlowDisk { .. } => self.counts.add("disk_slow_noticed"),
             NodeEvent::ClockSkew { .. } => self.counts.add("clock_skew_seen"),
             NodeEvent::Joined { .. } => self.counts.add("joined"),
-            NodeEvent::MembershipChanged { .. } => self.counts.add("membership_changed"),
+            NodeEvent::MembershipChanged { .. } => {
+                self.counts.add("membership_changed");
+                if self.net.is_cut() {
+                    self.counts.add("membership_changed_beside_cuts");
+                }
+            }
             NodeEvent::Diverged { node, at } => {
                 if !self.harmed.contains(node) {
                     return Err(self

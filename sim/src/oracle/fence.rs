@@ -37,6 +37,13 @@ impl TermFence {
         Ok(())
     }
 
+    /// A disk was put back to when its term was this: what it said since is as
+    /// good as unsaid.
+    pub fn rolled_back(&mut self, who: Incarnation, term: Term) {
+        self.highest.insert(who, term);
+        self.votes.retain(|(voter, at), _| *voter != who || *at < term);
+    }
+
     /// A disk gave its vote.
     ///
     /// # Errors
@@ -62,6 +69,15 @@ mod tests {
         assert!(oracle.spoke(Incarnation(1), Term(3)).is_err());
         assert!(oracle.holds(Incarnation(1), Term(3)).is_err());
         assert!(oracle.holds(Incarnation(1), Term(4)).is_ok());
+    }
+
+    #[test]
+    fn a_disk_that_was_put_back_starts_from_there() {
+        let mut oracle = TermFence::default();
+        assert!(oracle.spoke(Incarnation(1), Term(4)).is_ok());
+        oracle.rolled_back(Incarnation(1), Term(2));
+        assert!(oracle.spoke(Incarnation(1), Term(3)).is_ok());
+        assert!(oracle.spoke(Incarnation(1), Term(2)).is_err());
     }
 
     #[test]

@@ -44,6 +44,9 @@ pub struct Config {
     pub tenure_min: Duration,
     /// The longest such tenure.
     pub tenure_max: Duration,
+    /// The rule that is broken in this run.
+    #[cfg(base_ha_mutants)]
+    pub mutant: Option<crate::mutant::Mutant>,
 }
 
 /// Two settings that do not fit.
@@ -87,6 +90,8 @@ impl Config {
             skew_max: Duration::from_millis(500),
             tenure_min: Duration::from_secs(5),
             tenure_max: Duration::from_secs(30),
+            #[cfg(base_ha_mutants)]
+            mutant: None,
         }
     }
 

@@ -94,6 +94,8 @@ pub enum Input {
         membership: Membership,
         /// Its content's hash.
         content: ContentHash,
+        /// The highest stamp in it: a writer's own stamps rise above it.
+        hlc: Hlc,
         /// True if the log now starts at `position`; false if it reached there
         /// already and was kept.
         log_reset: bool,

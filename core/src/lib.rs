@@ -37,6 +37,7 @@
 //! | `log` | the log as far as it is in memory |
 //! | `quorum`, `lease`, `pin`, `prng` | counting, lease arithmetic, order of candidates, random numbers |
 //! | `node` | the node itself; its header lists the files below it |
+//! | `mutant` | rules broken on purpose, in builds that try the simulator |
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -53,6 +54,7 @@ pub mod log;
 pub mod member;
 pub mod merge;
 pub mod message;
+pub mod mutant;
 pub mod node;
 pub mod pin;
 pub mod position;

@@ -47,6 +47,7 @@ use crate::io::{Boot, Event, HardState, Input, Outbox, Output, Pin, Record, Refu
 use crate::log::Log;
 use crate::member::Membership;
 use crate::message::{Envelope, Message};
+use crate::planted;
 use crate::position::Position;
 use crate::prng::Prng;
 use crate::time::{MonoTime, Now};
@@ -180,6 +181,9 @@ impl Node {
         let renew = amnesia || hard.incarnation == Incarnation::default();
         if renew {
             hard.incarnation = Incarnation(prng.id());
+            if planted!(config, SameDiskName) {
+                hard.incarnation = Incarnation(identity::seats_digest(core::slice::from_ref(&config.url)));
+            }
             hard.high_water = Position::START;
         }
         // A term in the log is a term heard of, whatever the other file says.
@@ -188,7 +192,10 @@ impl Node {
             hard.term = log.last().term;
             hard.voted_for = None;
         }
-        let commit = recovered.applied.seq.min(last).max(log.base().seq);
+        let mut commit = recovered.applied.seq.min(last).max(log.base().seq);
+        if planted!(config, RecoveryAppliesAll) {
+            commit = last;
+        }
         let lease = config.lease;
         let mut node = Self {
             seats_digest: identity::seats_digest(&config.seats),
@@ -259,7 +266,7 @@ impl Node {
         // Promises are volatile: whoever may have given one keeps silent until
         // it would have run out. A fresh directory has promised nothing, and a
         // sole voter only to itself.
-        if !fresh && !node.sole_voter() {
+        if !fresh && !node.sole_voter() && !planted!(node.config, NoSilence) {
             node.silent_until = now.mono.after(lease);
         }
         if node.silent_until > now.mono {
@@ -280,7 +287,10 @@ impl Node {
             Input::Applied { position, content } => self.on_applied(position, content),
             Input::LogLoaded { id, prev, entries } => self.on_log_loaded(now, id, prev, entries, out),
             Input::LogTrimmed { first, base } => self.on_log_trimmed(first, base),
-            Input::SnapshotInstalled { position, membership, content, log_reset } => {
+            Input::SnapshotInstalled { position, membership, content, hlc, log_reset } => {
+                // Entries that it never saw are in it: were this node to write
+                // next, its stamps would go back in time.
+                self.hlc.raise(hlc);
                 self.on_snapshot_installed(now, position, membership, content, log_reset, out);
             }
             Input::SnapshotFailed => self.on_snapshot_failed(now, out),
@@ -363,7 +373,7 @@ impl Node {
 
     /// Notices a pause before anything else is believed.
     fn wake(&mut self, now: Now) {
-        let paused = now.mono.since(self.last_step) > self.config.lease / 2;
+        let paused = now.mono.since(self.last_step) > self.config.lease / 2 && !planted!(self.config, PauseNotNoticed);
         self.last_step = self.last_step.max(now.mono);
         if paused {
             // What queued up meanwhile may hold a renewal: look first (B2).
@@ -426,8 +436,14 @@ impl Node {
     }
 
     fn persist_hard(&mut self, out: &mut Outbox) {
-        let record = Record::HardState(self.hard.clone());
-        self.disk.persist(record, Seq(0), out);
+        let mut hard = self.hard.clone();
+        if planted!(self.config, VoteInRamOnly) {
+            hard.voted_for = None;
+        }
+        if planted!(self.config, TermInRamOnly) {
+            hard.term = Term(0);
+        }
+        self.disk.persist(Record::HardState(hard), Seq(0), out);
     }
 
     /// Takes over a higher term: whatever this node was, it follows now.
@@ -460,6 +476,10 @@ impl Node {
             config: self.membership().version,
             message,
         };
+        if planted!(self.config, VoteBeforeFsync) && envelope.message == (Message::Voted { granted: true }) {
+            out.push(Output::Send { route, envelope });
+            return;
+        }
         self.disk.after(gate, Output::Send { route, envelope }, out);
     }
 
@@ -476,8 +496,9 @@ impl Node {
         }
     }
 
-    /// The membership in force: the latest in the log, committed or not.
-    fn membership(&self) -> &Membership {
+    /// The membership in force: the latest in the log, committed or not; before
+    /// birth the seats as far as they were heard.
+    pub fn membership(&self) -> &Membership {
         match self.memberships.last() {
             Some((_, membership)) => membership,
             None => &self.provisional,
@@ -512,6 +533,19 @@ impl Node {
     /// stand, counting itself for nothing (Raft 4.2.2).
     fn voter_until_settled(&self) -> bool {
         self.is_voter() || (self.memberships.iter()).any(|(_, m)| m.is_voter(&self.config.id, self.hard.incarnation))
+    }
+
+    /// How many voters of the membership in force make a quorum.
+    fn quorum(&self) -> usize {
+        let membership = self.membership();
+        let voters = membership.voters().count();
+        if planted!(self.config, QuorumMinusOne) {
+            return membership.quorum().saturating_sub(1).max(1);
+        }
+        if planted!(self.config, QuorumOfListed) {
+            return voters.div_ceil(2).max(1);
+        }
+        membership.quorum()
     }
 
     fn sole_voter(&self) -> bool {

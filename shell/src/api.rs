@@ -235,6 +235,8 @@ pub struct Installed {
     pub membership: base_ha_core::member::Membership,
     /// Its content's hash.
     pub content: ContentHash,
+    /// The highest stamp in it.
+    pub hlc: base_ha_core::hlc::Hlc,
 }
 
 /// What the log worker is told.

@@ -670,6 +670,7 @@ pub fn installed_input(installed: Installed, log_reset: bool) -> Input {
         position: installed.position,
         membership: installed.membership,
         content: installed.content,
+        hlc: installed.hlc,
         log_reset,
     }
 }

@@ -2,13 +2,16 @@
 //!
 //! Decides how a failing seed is reported: with the one line that repeats it.
 
+use crate::clock::TrueTime;
 use crate::phases;
 use crate::plan::Plan;
-use crate::report::{Counts, REQUIRED, Report};
+use crate::report::{Counts, Failure, REQUIRED, Report};
+use crate::timeline::Timeline;
 use crate::trace::TraceMode;
 use std::fmt::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How one run ended.
@@ -17,20 +20,40 @@ pub enum Outcome {
     /// Every property held.
     Held(Report),
     /// One did not, or the core's own assertions did not.
-    Failed(String),
+    Failed(Failure),
 }
 
 /// Runs a plan; a panic is a failure like any other.
 pub fn run_caught(plan: &Plan, mode: TraceMode) -> Outcome {
-    match catch_unwind(AssertUnwindSafe(|| phases::run(plan, mode))) {
+    caught(|| phases::run(plan, mode))
+}
+
+/// The same, with what happened.
+pub fn follow_caught(plan: &Plan, title: &str) -> (Outcome, Timeline) {
+    let line = Arc::new(Mutex::new(Timeline { title: title.to_owned(), ..Timeline::default() }));
+    let outcome = caught(|| phases::follow(plan, TraceMode::Off, Some(line.clone())));
+    let mut line = line.lock().map(|line| line.clone()).unwrap_or_else(|poisoned| poisoned.into_inner().clone());
+    match &outcome {
+        Outcome::Failed(failure) if failure.property == Failure::ASSERTION => {
+            let at = line.notes.iter().map(|note| note.at).chain(line.said.iter().map(|said| said.at)).max();
+            line.note(TrueTime(at.unwrap_or(0) * 1000), None, "failed", failure.to_string());
+        }
+        Outcome::Failed(_) | Outcome::Held(_) => {}
+    }
+    (outcome, line)
+}
+
+fn caught(run: impl FnOnce() -> Result<Report, Failure>) -> Outcome {
+    match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(report)) => Outcome::Held(report),
-        Ok(Err(failure)) => Outcome::Failed(failure.to_string()),
+        Ok(Err(failure)) => Outcome::Failed(failure),
         Err(panic) => {
             let text = panic
                 .downcast_ref::<String>()
                 .cloned()
                 .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-            Outcome::Failed(format!("panic: {}", text.unwrap_or_default()))
+            let detail = text.unwrap_or_default();
+            Outcome::Failed(Failure { property: Failure::ASSERTION, at: TrueTime(0), detail })
         }
     }
 }
@@ -54,10 +77,16 @@ pub struct Batch {
 
 /// Runs the seeds from `from` on, on so many threads.
 pub fn run(from: u64, runs: u64, threads: usize) -> Batch {
+    run_until(from, runs, threads, None)
+}
+
+/// The same, but begins no run after `until`. The seeds that ran are the first
+/// of them.
+pub fn run_until(from: u64, runs: u64, threads: usize, until: Option<Instant>) -> Batch {
     let started = Instant::now();
     let next = AtomicU64::new(0);
     let parts: Vec<Batch> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(|| work(from, runs, &next))).collect();
+        let workers: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(|| work(from, runs, until, &next))).collect();
         workers.into_iter().map(|w| w.join().expect("a worker catches its runs' panics")).collect()
     });
     Batch::merge(parts, started.elapsed())
@@ -68,13 +97,8 @@ impl Batch {
     pub fn merge(parts: Vec<Self>, took: Duration) -> Self {
         let mut batch = Self { took, ..Self::default() };
         for part in parts {
-            batch.runs += part.runs;
-            batch.counts.merge(&part.counts);
-            batch.failures.extend(part.failures);
-            batch.steps += part.steps;
-            batch.simulated_s += part.simulated_s;
+            batch.add(Self { took: Duration::ZERO, ..part });
         }
-        batch.failures.sort();
         batch
     }
 
@@ -87,14 +111,30 @@ impl Batch {
                 self.steps += report.steps;
                 self.simulated_s += report.simulated.0 / 1_000_000_000;
             }
-            Outcome::Failed(detail) => self.failures.push((seed, detail)),
+            Outcome::Failed(failure) => self.failures.push((seed, failure.to_string())),
         }
     }
 }
 
-fn work(from: u64, runs: u64, next: &AtomicU64) -> Batch {
+impl Batch {
+    /// Takes another batch's runs in.
+    pub fn add(&mut self, other: Self) {
+        self.runs += other.runs;
+        self.counts.merge(&other.counts);
+        self.failures.extend(other.failures);
+        self.failures.sort();
+        self.steps += other.steps;
+        self.simulated_s += other.simulated_s;
+        self.took += other.took;
+    }
+}
+
+fn work(from: u64, runs: u64, until: Option<Instant>, next: &AtomicU64) -> Batch {
     let mut batch = Batch::default();
     loop {
+        if until.is_some_and(|until| Instant::now() >= until) {
+            return batch;
+        }
         let n = next.fetch_add(1, Ordering::Relaxed);
         if n >= runs {
             return batch;
@@ -125,11 +165,12 @@ impl Batch {
         let seconds = self.took.as_secs_f64().max(1e-9);
         let _ = write!(
             text,
-            "{} seeds, {} failed, {} steps, {} simulated seconds in {seconds:.1} s: {:.0} simulated seconds a second",
+            "{} seeds, {} failed, {} steps, {} simulated seconds in {seconds:.1} s: {:.1} seeds and {:.0} simulated seconds a second",
             self.runs,
             self.failures.len(),
             self.steps,
             self.simulated_s,
+            self.runs as f64 / seconds,
             self.simulated_s as f64 / seconds
         );
         text

@@ -10,27 +10,33 @@ mod harm;
 mod outputs;
 mod strike;
 
+use crate::clients::{Read, Request};
 use crate::clock::{Clock, TrueTime};
 use crate::disk::{Disk, DiskOp, Unsynced};
 use crate::network::{Frame, Network};
+use crate::oracle::fitness::{self, Ills};
+use crate::oracle::lease;
 use crate::oracle::{Oracles, Verdict};
 use crate::plan::{Fault, Plan};
 use crate::prng::Prng;
 use crate::report::{Counts, Failure};
+use crate::timeline::{Standing, Timeline};
 use crate::trace::{Trace, TraceMode};
 use crate::version;
 use crate::workload::Workload;
 use base_ha_core::config::Config;
 use base_ha_core::entry::Entry;
-use base_ha_core::ids::{BootNonce, Incarnation, NodeId, Seq, Url};
-use base_ha_core::io::{Boot, CallId, Input, Output, Pin, ProposalId, Route, StoreHealth};
+use base_ha_core::ids::{BootNonce, Incarnation, NodeId, Seq, Term, Url};
+use base_ha_core::io::{Boot, CallId, Input, Output, Part, Pin, ProposalId, Record, Route, StoreHealth, WritePermit};
 use base_ha_core::member::Membership;
 use base_ha_core::message::{Envelope, Message};
 use base_ha_core::node::Node;
+use base_ha_core::planted;
 use base_ha_core::position::Position;
+use base_ha_core::time::{MonoTime, Now};
 use base_ha_core::wire::{DecodeError, decode_frame};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// The version of the frames that the core writes.
@@ -82,6 +88,8 @@ pub(crate) struct OpenGroup {
     pub(crate) id: ProposalId,
     /// Where its entries were put, once they were.
     pub(crate) logged: Option<(Seq, Position)>,
+    /// Whose they are, in order.
+    pub(crate) requests: Vec<Request>,
 }
 
 /// A running process: a node and its driver's state.
@@ -103,14 +111,30 @@ pub(crate) struct Process {
     orders: BTreeMap<CallId, &'static str>,
     fetching: bool,
     pub(crate) stopping: bool,
-    /// It became writer and has not stepped down.
-    writing: bool,
+    /// It became writer by its own clock then and has not stepped down.
+    writing: Option<MonoTime>,
+    /// The term that it last ordered to be made durable.
+    term: Term,
+    /// The furthest commit index that it has told others as writer.
+    said: Seq,
+    /// The end of the lease that was looked at last.
+    lease_seen: MonoTime,
+    /// What it was told of its own fitness.
+    ills: Ills,
+    /// When it last took a turn, by its own clock.
+    last_turn: MonoTime,
+    /// It stood still, and what it was told before counts for nothing.
+    woke: MonoTime,
+    /// Linearizable reads that it has not let go yet.
+    pub(crate) reads: BTreeMap<CallId, Read>,
+    /// Reads that wait until so much is applied.
+    pub(crate) waiting: Vec<(Seq, Read)>,
     /// The furthest commit index that a writer has proven to it.
     told: Seq,
     /// Its store cannot apply at present.
     halted: bool,
     /// Its store distrusts its own data.
-    quarantined: bool,
+    pub(crate) quarantined: bool,
     /// When the fsync under way is done, and when the one after it is, which
     /// takes everything that was asked for meanwhile.
     disk_busy_until: TrueTime,
@@ -168,6 +192,8 @@ pub(crate) struct Cluster {
     pub(crate) oracles: Oracles,
     pub(crate) counts: Counts,
     pub(crate) trace: Trace,
+    /// Where what happens is kept, if somebody wants to look at it.
+    pub(crate) timeline: Option<Arc<Mutex<Timeline>>>,
     pub(crate) workload: Workload,
     pub(crate) steps: u64,
     disk_prng: Prng,
@@ -210,6 +236,10 @@ impl Cluster {
                 config.tenure_min = config.lease * 2;
                 config.tenure_max = config.lease * 8;
                 config.witness = plan.witness == Some(n);
+                #[cfg(base_ha_mutants)]
+                {
+                    config.mutant = plan.mutant;
+                }
                 config.validate().expect("a plan's settings fit together");
                 let clock = &plan.clocks[n];
                 Host {
@@ -245,6 +275,7 @@ impl Cluster {
             oracles: Oracles::default(),
             counts: Counts::default(),
             trace: Trace::new(mode),
+            timeline: None,
             workload: Workload::new(plan.workload.clone(), prng("workload")),
             steps: 0,
             disk_prng: prng("disk"),
@@ -401,18 +432,122 @@ impl Cluster {
             let reach = Seq(append.prev.seq.0 + entries);
             process.told = process.told.max(append.commit.min(reach));
         }
+        // R1: after a pause nothing that was believed before it is fresh.
+        if now.mono.since(process.last_turn) > machine.config.lease / 2 {
+            (process.woke, process.lease_seen) = (now.mono, MonoTime(0));
+        }
+        process.last_turn = process.last_turn.max(now.mono);
+        let stale = self.notice(host, &input);
+        let Some(process) = &mut self.hosts[host].process else {
+            return Ok(());
+        };
         let mut out = std::mem::take(&mut self.out);
         process.node.step(now, input, &mut out);
         process.node.check();
         let boot = process.boot;
+        if stale && out.iter().any(|o| matches!(o, Output::Persist { record: Record::Append { .. }, .. })) {
+            return Err(self.failure(
+                "O2 a lower term's entries are refused",
+                format!("host {host} takes entries of a writer whose term is over"),
+            ));
+        }
         self.carry_out(host, boot, &mut out)?;
         self.out = out;
         self.after_step(host)
     }
 
+    /// Takes note of what an input says before its node acts on it. True if
+    /// these are entries of a writer whose term is over.
+    fn notice(&mut self, host: usize, input: &Input) -> bool {
+        let Some(process) = &mut self.hosts[host].process else {
+            return false;
+        };
+        match input {
+            Input::Received { envelope, .. } => match &envelope.message {
+                Message::Append(_) => return envelope.term < process.term,
+                Message::Appended(appended) => {
+                    self.oracles.promise.acked(host, envelope.term, envelope.incarnation, appended.echo);
+                }
+                _ => {}
+            },
+            Input::Health(health) => process.ills.told(*health),
+            Input::SnapshotInstalled { .. } => process.ills.mended(),
+            _ => {}
+        }
+        false
+    }
+
+    /// What holds of whoever writes, or would.
+    fn check_writer(&mut self, host: usize, now: Now, write: Option<&WritePermit>) -> Result<(), Failure> {
+        let machine = &mut self.hosts[host];
+        let Some(process) = &mut machine.process else {
+            return Ok(());
+        };
+        let renewed = write.is_some_and(|permit| permit.until != process.lease_seen);
+        if process.writing.is_none() && !renewed {
+            return Ok(());
+        }
+        let quorum = process.node.membership().quorum();
+        let answered = match quorum {
+            1 => Some(now.mono),
+            _ => self.oracles.promise.answered(host, process.term, process.node.membership()),
+        };
+        let (lease, rate_ppm) = (machine.config.lease, machine.config.clock_rate_ppm);
+        if let Some(permit) = write.filter(|_| renewed) {
+            process.lease_seen = permit.until;
+            let verdict = lease::ends_before_the_promises(permit, answered, lease::Terms { lease, rate_ppm });
+            let unfit = process.ills.writes(now.mono, lease);
+            let fresh = fitness::is_fresh(answered, process.woke);
+            self.verdict("R1 a lease ends before its promises", verdict)?;
+            self.verdict("R1 a lease from before a pause is none", fresh)?;
+            self.verdict("R8 an unfit node does not write", unfit)?;
+            return self.verdict("R6 who handed over writes no more", self.oracles.handover.holds(host, permit));
+        }
+        let Some(since) = process.writing else {
+            return Ok(());
+        };
+        let verdict = fitness::has_a_quorum(answered.unwrap_or_default().max(since), now.mono, lease);
+        self.verdict("R2 a writer without a quorum steps down", verdict)
+    }
+
+    /// A linearizable read is let go at `at`: by the lease, or by a quorum's
+    /// answer to something sent since it was asked for; with an entry of the
+    /// writer's own term committed.
+    pub(crate) fn check_proof(&mut self, host: usize, read: &Read, at: Seq) -> Result<(), Failure> {
+        let machine = &self.hosts[host];
+        let now = machine.clock.now(self.now).mono;
+        let Some(process) = &machine.process else {
+            return Ok(());
+        };
+        let membership = process.node.membership();
+        let answered = match membership.quorum() {
+            1 => Some(now),
+            _ => self.oracles.promise.answered(host, process.term, membership),
+        };
+        let terms = lease::Terms { lease: machine.config.lease, rate_ppm: machine.config.clock_rate_ppm };
+        let asked_since = answered.is_some_and(|sent| sent >= read.mono);
+        let verdict = match asked_since {
+            true => Ok(()),
+            false => {
+                let leased = WritePermit { term: process.term, until: now };
+                lease::ends_before_the_promises(&leased, answered, terms)
+            }
+        };
+        let index = machine.disk.seen.position(at);
+        let own = index.is_none_or(|index| index.term == process.term);
+        let term = process.term;
+        self.verdict("R4 a linearizable read has a proof", verdict)?;
+        if own {
+            return Ok(());
+        }
+        let detail = format!("host {host} lets a read go at {index:?} in term {term}");
+        Err(self.failure("R4 a writer reads after its own first entry", detail))
+    }
+
     /// What holds between any two turns.
     fn after_step(&mut self, host: usize) -> Result<(), Failure> {
         let at = self.now;
+        self.record_standing(host);
         let machine = &self.hosts[host];
         let Some(process) = &machine.process else {
             return Ok(());
@@ -425,6 +560,7 @@ impl Cluster {
         if let Some(permit) = &write {
             self.verdict("O2 terms never fall", self.oracles.fence.holds(incarnation, permit.term))?;
         }
+        self.check_writer(host, now, write.as_ref())?;
         if self.rates_in_bound {
             let hosts = &self.hosts;
             let verdict = self.oracles.permit.asked(host, write, |other| hosts[other].clock.mono(at));
@@ -466,6 +602,7 @@ impl Cluster {
     fn arrive(&mut self, frame: Frame) -> Result<(), Failure> {
         if !self.net.passes(frame.from, frame.to) {
             self.counts.add("frame_cut");
+            self.record(|at, line| line.cut(frame.from, frame.to, at));
             return Ok(());
         }
         let mut bytes = frame.bytes;
@@ -491,11 +628,6 @@ impl Cluster {
             conns.push((frame.from, frame.boot));
             conns.len() as u64 - 1
         });
-        if let Message::Appended(appended) = &envelope.message
-            && self.hosts[frame.to].process.as_ref().is_some_and(|p| !p.paused)
-        {
-            self.oracles.promise.acked(frame.to, envelope.term, envelope.incarnation, appended.echo);
-        }
         let input = Input::Received { route: Route::Conn(conn), envelope };
         self.give_now(frame.to, input)
     }
@@ -532,6 +664,12 @@ impl Cluster {
             us += self.disk_prng.within(50_000..=1_000_000);
         }
         let now = self.now;
+        let lazy = planted!(self.hosts[host].config, FsyncDoesNothing);
+        if let (true, DiskOp::Record { id, .. }, Some(process)) = (lazy, &op, &self.hosts[host].process) {
+            let (boot, input) = (process.boot, Input::Persisted { id: *id });
+            us += self.disk_prng.within(1000..=100_000);
+            self.at(now.plus_us(10), Event::Give { host, boot, input });
+        }
         let machine = &mut self.hosts[host];
         if now < machine.slow.0 && !self.healed {
             us = us.max(machine.slow.1);
@@ -583,8 +721,14 @@ impl Cluster {
         let now = machine.clock.now(self.now);
         let boot = machine.boots;
         self.trace.line(self.now, &machine.id, format_args!("starts: {recovered:?}"));
+        let started = format!(
+            "starts with a log to {}, applied {}",
+            recovered.tail.last().map_or(recovered.log_base.seq, |p| p.seq),
+            recovered.applied.seq
+        );
         let mut out = Vec::new();
         let (incarnation, ordered) = (recovered.hard.incarnation, recovered.applied.seq);
+        let term = recovered.hard.term;
         let node = Node::recover(
             Boot {
                 config: machine.config.clone(),
@@ -612,7 +756,15 @@ impl Cluster {
             orders: BTreeMap::new(),
             fetching: false,
             stopping: false,
-            writing: false,
+            writing: None,
+            term,
+            said: Seq(0),
+            lease_seen: MonoTime(0),
+            ills: Ills::default(),
+            last_turn: now.mono,
+            woke: now.mono,
+            reads: BTreeMap::new(),
+            waiting: Vec::new(),
             told: ordered,
             halted: false,
             quarantined: false,
@@ -620,6 +772,7 @@ impl Cluster {
             disk_next_until: self.now,
         });
         let full = machine.disk_full;
+        self.record(|at, line| line.note(at, Some(host), "start", started));
         self.carry_out(host, boot, &mut out)?;
         if self.process_of(host, boot).is_none() {
             return Ok(());
@@ -633,9 +786,9 @@ impl Cluster {
     /// Ends a machine's process. `power` takes unsynced commits as well.
     pub(crate) fn stop(&mut self, host: usize, power: bool) {
         let machine = &mut self.hosts[host];
-        if machine.process.take().is_none() {
+        let Some(process) = machine.process.take() else {
             return;
-        }
+        };
         machine.armed = None;
         let pending = machine.disk.pending();
         let kept = self.fault_prng.index(pending + 1);
@@ -658,9 +811,40 @@ impl Cluster {
             let lost = self.fault_prng.index(machine.disk.unsynced_commits() + 1);
             machine.disk.power_cut(lost);
         }
+        let waiting = process.waiting.into_iter().map(|(_, read)| read);
+        self.unanswered(process.group, process.reads.into_values().chain(waiting));
         self.oracles.permit.ended(host);
         self.oracles.promise.ended(host);
+        self.oracles.handover.ended(host);
         self.trace.line(self.now, &self.hosts[host].id, format_args!("ends, power {power}, kept {kept} of {pending}"));
+        self.record(|at, line| {
+            let power = if power { ", its power too" } else { "" };
+            line.note(at, Some(host), "end", format!("ends{power}; {kept} of {pending} records under way are kept"));
+        });
+        self.record_standing(host);
+    }
+
+    /// Keeps something of what happens, if somebody wants to look at it.
+    pub(crate) fn record(&self, keep: impl FnOnce(TrueTime, &mut Timeline)) {
+        if let Some(Ok(mut line)) = self.timeline.as_ref().map(|line| line.lock()) {
+            keep(self.now, &mut line);
+        }
+    }
+
+    /// Keeps what a machine's node is now.
+    fn record_standing(&self, host: usize) {
+        self.record(|at, line| {
+            let machine = &self.hosts[host];
+            let standing = match &machine.process {
+                None => Standing { part: "down", term: 0, commit: 0, applied: 0 },
+                Some(process) => {
+                    let status = process.node.status(machine.clock.now(at));
+                    let (term, commit, applied) = (status.pin.term.0, status.commit.0, status.applied.0);
+                    Standing { part: part_name(status.part), term, commit, applied }
+                }
+            };
+            line.stands(at, host, standing);
+        });
     }
 
     /// The machine that may write at this moment, as its process sees it.
@@ -677,5 +861,17 @@ impl Cluster {
     /// Turns an oracle's verdict into a failure of `property`.
     pub(crate) fn verdict(&self, property: &'static str, verdict: Verdict) -> Result<(), Failure> {
         verdict.map_err(|detail| self.failure(property, detail))
+    }
+}
+
+fn part_name(part: Part) -> &'static str {
+    match part {
+        Part::Writer => "Writer",
+        Part::Candidate => "Candidate",
+        Part::PreCandidate => "PreCandidate",
+        Part::Follower => "Follower",
+        Part::Learner => "Learner",
+        Part::Witness => "Witness",
+        Part::Unborn => "Unborn",
     }
 }

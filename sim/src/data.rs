@@ -4,7 +4,8 @@
 //! order, so that two contents are equal exactly when the same entries were
 //! applied in the same order. Knows nothing of disks.
 
-use base_ha_core::changeset::{Change, RequestId, Value};
+use crate::clients::Request;
+use base_ha_core::changeset::{Change, ChangeSet, RequestId, Value};
 use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::hlc::Hlc;
 use base_ha_core::ids::{ContentHash, Seq};
@@ -12,6 +13,12 @@ use base_ha_core::member::Membership;
 use base_ha_core::position::Position;
 use base_ha_core::wire::{decode_changeset, decode_membership};
 use std::sync::Arc;
+
+/// How many registers clients share.
+pub const REGISTERS: usize = 4;
+
+/// How many clients there are.
+pub const CLIENTS: usize = 8;
 
 /// The content of one `data.db`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +31,10 @@ pub struct Data {
     pub membership: Option<(Seq, Arc<Membership>)>,
     /// The highest stamp applied.
     pub hlc: Hlc,
+    /// What clients last wrote into each register.
+    pub registers: [i64; REGISTERS],
+    /// The last request of each client that is in it.
+    pub sessions: [u64; CLIENTS],
     /// It holds something else than the log says; only the simulator knows.
     pub damaged: bool,
 }
@@ -48,6 +59,12 @@ impl Data {
                         self.fold(new);
                     }
                 }
+                if let Some((client, number)) = Request::of(set.request) {
+                    self.sessions[client] = self.sessions[client].max(number);
+                }
+                if let Some((register, value)) = write_of(&set) {
+                    self.registers[register] = value;
+                }
             }
         }
         self.hlc = self.hlc.max(entry.hlc);
@@ -71,10 +88,28 @@ impl Data {
     }
 }
 
-/// The request that an entry carries, if it is one of a client.
-pub fn request_of(entry: &Entry) -> Option<RequestId> {
+/// The register that a request of the workload writes, and what.
+fn write_of(set: &ChangeSet) -> Option<(usize, i64)> {
+    let Some(Change::Insert { new, .. }) = set.changes.first() else {
+        return None;
+    };
+    match new.as_slice() {
+        [Value::Integer(value), Value::Integer(register), ..] => {
+            Some((usize::try_from(*register).ok().filter(|register| *register < REGISTERS)?, *value))
+        }
+        _ => None,
+    }
+}
+
+/// What an entry does for a client, if it is one of a client: its request, the
+/// register that it writes, and the value.
+pub fn write_in(entry: &Entry) -> Option<(RequestId, usize, i64)> {
     match entry.kind {
         EntryKind::Noop | EntryKind::Config => None,
-        EntryKind::Data => decode_changeset(entry.payload.clone()).ok().map(|set| set.request),
+        EntryKind::Data => {
+            let set = decode_changeset(entry.payload.clone()).ok()?;
+            let (register, value) = write_of(&set)?;
+            Some((set.request, register, value))
+        }
     }
 }

@@ -23,30 +23,37 @@
 //!
 //! | file | its noun |
 //! |---|---|
-//! | `prng`, `plan` | chance; a run as data |
+//! | `prng`, `plan`, `plan_file` | chance; a run as data, and as a file |
 //! | `network`, `disk`, `clock`, `data`, `version` | the virtual world |
 //! | `cluster` | machines, processes, the event queue |
-//! | `workload` | clients and administrators |
+//! | `workload`, `clients` | who asks for what, and what it makes of the answers |
 //! | `oracle` | what must hold |
 //! | `phases` | a run from start to end |
-//! | `trace`, `report` | what is said about it |
+//! | `trace`, `timeline`, `report` | what is said about it |
+//! | `shrink` | a smaller plan that fails the same way |
 //! | `fuzz` | bodies of the fuzz targets, for the shell's decoders too |
 //! | `vfs` | a disk under the real shell and the real SQLite |
 //! | [`shell`] | whole nodes with SQLite and HTTP, on turmoil: a simulation of its own |
 
 pub mod batch;
+mod clients;
 pub mod clock;
 pub mod cluster;
 pub mod data;
 pub mod disk;
 pub mod fuzz;
+#[cfg(base_ha_mutants)]
+pub mod mutants;
 pub mod network;
 pub mod oracle;
 pub mod phases;
 pub mod plan;
+pub mod plan_file;
 pub mod prng;
 pub mod report;
 pub mod shell;
+pub mod shrink;
+pub mod timeline;
 pub mod trace;
 pub mod version;
 pub mod vfs;

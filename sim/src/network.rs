@@ -38,6 +38,10 @@ pub struct Network {
 /// How many frames are kept for a late replay.
 const KEPT_MAX: usize = 64;
 
+/// How many frames in 1000 take the place of one that was kept before: late is
+/// some seconds late, and at times as late as the run is long.
+const KEPT_ANEW_PM: u32 = 100;
+
 impl Network {
     /// A whole network of so many machines.
     pub fn new(plan: NetPlan, hosts: usize, prng: Prng) -> Self {
@@ -117,6 +121,9 @@ impl Network {
         }
         if self.plan.replay_pm > 0 && self.kept.len() < KEPT_MAX {
             self.kept.push(frame.clone());
+        } else if self.plan.replay_pm > 0 && self.prng.chance(KEPT_ANEW_PM) {
+            let index = self.prng.index(KEPT_MAX);
+            self.kept[index] = frame.clone();
         }
         if repeated {
             counts.add("frame_repeated");

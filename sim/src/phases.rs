@@ -7,11 +7,13 @@ use crate::clock::TrueTime;
 use crate::cluster::Cluster;
 use crate::plan::Plan;
 use crate::report::{Failure, Report};
+use crate::timeline::Timeline;
 use crate::trace::TraceMode;
 use base_ha_core::ids::join;
 use base_ha_core::io::{Burden, Part};
 use base_ha_core::member::Role;
 use std::fmt::Write;
+use std::sync::{Arc, Mutex};
 
 /// How long a healed cluster may take to settle, in milliseconds beside what
 /// follows from its lease.
@@ -35,7 +37,27 @@ const REST_MS: u64 = 2000;
 /// # Panics
 /// Where the core asserts.
 pub fn run(plan: &Plan, mode: TraceMode) -> Result<Report, Failure> {
+    follow(plan, mode, None)
+}
+
+/// Runs a plan and keeps what happens, for somebody to look at; also where it
+/// ends with a panic.
+///
+/// # Errors
+/// The first property that does not hold.
+///
+/// # Panics
+/// Where the core asserts.
+pub fn follow(plan: &Plan, mode: TraceMode, timeline: Option<Arc<Mutex<Timeline>>>) -> Result<Report, Failure> {
     let mut cluster = Cluster::new(plan.clone(), mode);
+    cluster.timeline = timeline;
+    cluster.record(|_, line| line.hosts = cluster.hosts.iter().map(|h| h.id.as_str().to_owned()).collect());
+    through(&mut cluster, plan).inspect_err(|failure| {
+        cluster.record(|at, line| line.note(at, None, "failed", failure.to_string()));
+    })
+}
+
+fn through(cluster: &mut Cluster, plan: &Plan) -> Result<Report, Failure> {
     cluster.run_until(TrueTime::from_ms(plan.chaos_ms))?;
     cluster.calm_clients();
     let patience_ms = CONVERGE_MS + plan.lease_ms() * 30;
@@ -50,26 +72,27 @@ pub fn run(plan: &Plan, mode: TraceMode) -> Result<Report, Failure> {
     cluster.heal()?;
     // The pin moves to the lowest id only after the longest tenure.
     let limit = cluster.in_ms(patience_ms);
-    wait(&mut cluster, "L1 a healed cluster converges", limit, unsettled)?;
+    wait(cluster, "L1 a healed cluster converges", limit, unsettled)?;
     let acks = cluster.oracles.survival.acks();
     let terms = cluster.oracles.writer.terms();
     // What went bad before may be noticed only now.
     let noticed = |c: &Cluster| c.counts.get("rot_found_at_read") + c.counts.get("damage_noticed");
     let before = noticed(&cluster);
     let limit = cluster.in_ms(SERVE_MS);
-    wait(&mut cluster, "L1 a healed cluster serves", limit, |c| {
+    wait(cluster, "L1 a healed cluster serves", limit, |c| {
         let more = c.oracles.survival.acks() - acks;
         (more < SERVE_ACKS).then(|| format!("{more} requests were acknowledged"))
     })?;
     cluster.stop_clients();
     let limit = cluster.in_ms(SERVE_MS);
-    wait(&mut cluster, "L3 everybody catches up", limit, |c| unsettled(c).or_else(|| behind(c)))?;
+    wait(cluster, "L3 everybody catches up", limit, |c| unsettled(c).or_else(|| behind(c)))?;
     let more = cluster.oracles.writer.terms() - terms;
-    if more > 0 && noticed(&cluster) == before {
+    if more > 0 && noticed(cluster) == before {
         return Err(cluster.failure("L2 terms come to rest", format!("{more} more after the cluster had settled")));
     }
     let limit = cluster.in_ms(REST_MS);
-    wait(&mut cluster, "L4 nothing is held back at rest", limit, burdened)?;
+    wait(cluster, "L4 nothing is held back at rest", limit, burdened)?;
+    cluster.check_histories()?;
     Ok(Report {
         counts: cluster.counts.clone(),
         simulated: cluster.now,

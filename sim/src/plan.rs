@@ -35,6 +35,10 @@ pub struct Plan {
     pub chaos_ms: u64,
     /// The faults, in order of time.
     pub faults: Vec<FaultAt>,
+    /// The rule that every node of this run breaks.
+    #[cfg(base_ha_mutants)]
+    #[serde(skip)]
+    pub mutant: Option<base_ha_core::mutant::Mutant>,
 }
 
 /// One machine's clock.
@@ -470,6 +474,8 @@ impl Plan {
             },
             chaos_ms,
             faults: Vec::new(),
+            #[cfg(base_ha_mutants)]
+            mutant: None,
         };
         (plan, swarm)
     }

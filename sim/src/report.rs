@@ -89,7 +89,10 @@ pub const REQUIRED: &[&str] = &[
     "fsync_slowed",
     "log_rotten",
     "log_tail_lost",
+    "handed_over",
+    "lease_lost",
     "log_trimmed",
+    "log_truncated",
     "member_added",
     "member_removed",
     "membership_changed_beside_cuts",
@@ -106,6 +109,11 @@ pub const REQUIRED: &[&str] = &[
     "pause_writer_beyond_lease",
     "read_linearizable",
     "read_local_current",
+    "read_awaited",
+    "read_leased",
+    "read_session",
+    "request_found_done",
+    "request_repeated",
     "rest_restarted_beside_writer",
     "rot_found_at_start",
     "shutdown_graceful",
@@ -129,6 +137,12 @@ pub struct Failure {
     pub at: TrueTime,
     /// What contradicts it.
     pub detail: String,
+}
+
+impl Failure {
+    /// The property of a run that ended with a panic: the core asserts, and so
+    /// does the simulated driver.
+    pub const ASSERTION: &'static str = "an assertion holds";
 }
 
 impl fmt::Display for Failure {

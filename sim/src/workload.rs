@@ -1,25 +1,29 @@
-//! Clients: they write where they may, read everywhere, and name every request.
+//! What is asked of whom, and when: groups of writes, reads, silence.
 //!
-//! Decides what they ask for and when.
+//! Decides the moments and the machines. What a client asks for and makes of the
+//! answer is in `clients`.
 
+use crate::clients::{Clients, Request};
 use crate::clock::TrueTime;
 use crate::cluster::{Cluster, Event, OpenGroup};
 use crate::plan::WorkloadPlan;
 use crate::prng::Prng;
 use crate::report::Failure;
-use base_ha_core::changeset::{RequestId, TableShape};
+use base_ha_core::changeset::TableShape;
 use base_ha_core::hlc::Hlc;
+use base_ha_core::ids::Seq;
 use base_ha_core::io::{CallId, Input, ProposalId};
+use base_ha_core::planted;
 use base_ha_core::wire::{ChangeSetWriter, ValueRef};
 use bytes::Bytes;
 
 /// The clients' state.
 pub(crate) struct Workload {
     plan: WorkloadPlan,
-    prng: Prng,
+    pub(crate) prng: Prng,
     capture: ChangeSetWriter,
     shape: TableShape,
-    next_request: u64,
+    pub(crate) clients: Clients,
     next_proposal: ProposalId,
     next_call: CallId,
     silent: bool,
@@ -36,11 +40,11 @@ impl Workload {
             capture: ChangeSetWriter::new(),
             shape: TableShape {
                 name: "t".into(),
-                columns: vec!["serial".into(), "noise".into(), "ballast".into()],
+                columns: vec!["value".into(), "register".into(), "noise".into(), "ballast".into()],
                 key: vec![0],
                 has_rowid: true,
             },
-            next_request: 0,
+            clients: Clients::default(),
             next_proposal: 0,
             next_call: 0,
             silent: false,
@@ -54,26 +58,27 @@ impl Workload {
         self.next_call
     }
 
-    /// One group: every request inserts a row of its own.
-    fn group(&mut self) -> (ProposalId, Vec<Bytes>) {
+    /// Takes the name of a proposal.
+    fn next_proposal(&mut self) -> ProposalId {
         self.next_proposal += 1;
-        let requests = self.prng.within(1..=self.plan.group_max);
-        let payloads = (0..requests)
-            .map(|_| {
-                self.next_request += 1;
-                let serial = self.next_request as i64;
-                let noise = self.prng.bits() as i64;
-                let table = self.capture.table(1, &self.shape);
-                let weight = self.prng.within(0..=self.plan.row_bytes_max) as usize;
-                self.ballast.resize(weight, 0);
-                let row = [ValueRef::Integer(serial), ValueRef::Integer(noise), ValueRef::Blob(&self.ballast)];
-                self.capture.push_insert(table, serial, row);
-                self.capture
-                    .finish(RequestId(u128::from(self.next_request)), Hlc::default(), "main")
-                    .expect("a small change-set")
-            })
-            .collect();
-        (self.next_proposal, payloads)
+        self.next_proposal
+    }
+
+    /// A request's change-set: it inserts a row that says which register it
+    /// writes, and what.
+    fn payload(&mut self, request: &Request) -> Bytes {
+        let noise = self.prng.bits() as i64;
+        let weight = self.prng.within(0..=self.plan.row_bytes_max) as usize;
+        self.ballast.resize(weight, 0);
+        let row = [
+            ValueRef::Integer(request.value),
+            ValueRef::Integer(request.register as i64),
+            ValueRef::Integer(noise),
+            ValueRef::Blob(&self.ballast),
+        ];
+        let table = self.capture.table(1, &self.shape);
+        self.capture.push_insert(table, request.value, row);
+        self.capture.finish(request.id(), Hlc::default(), "main").expect("a small change-set")
     }
 }
 
@@ -89,25 +94,18 @@ impl Cluster {
         let any = self.workload.prng.index(self.hosts.len());
         let read = self.workload.prng.chance(self.workload.plan.read_pm);
         let stray = self.workload.prng.chance(100);
-        if read {
-            return self.read_at(any);
-        }
+        let session = self.workload.prng.chance(400);
+        self.forget_waiting();
         // Mostly the client knows who writes; at times it tries elsewhere.
         let host = match self.writer() {
             Some(host) if !stray => host,
             Some(_) | None => any,
         };
-        self.write_at(host)
-    }
-
-    fn read_at(&mut self, host: usize) -> Result<(), Failure> {
-        if self.hosts[host].process.is_none() {
-            return Ok(());
+        match (read, session) {
+            (true, true) => self.read_at(any, false),
+            (true, false) => self.read_at(host, true),
+            (false, _) => self.write_at(host),
         }
-        let id = self.workload.next_call();
-        let acked = self.oracles.survival.furthest();
-        self.oracles.reads.began(host, id, acked);
-        self.give_now(host, Input::ReadIndex { id })
     }
 
     /// Runs one group at a machine, if it may write: the permit is asked for
@@ -122,13 +120,39 @@ impl Cluster {
         if process.is_paused() || process.group.is_some() || process.node.may_write(now).is_err() {
             return Ok(());
         }
-        let (id, payloads) = self.workload.group();
-        process.group = Some(OpenGroup { id, logged: None });
         let boot = process.boot;
+        let (mut requests, mut payloads) = (Vec::new(), Vec::new());
+        for _ in 0..self.workload.prng.within(1..=self.workload.plan.group_max) {
+            let Some((request, again)) = self.workload.clients.next_request(&mut self.workload.prng) else {
+                break;
+            };
+            self.write_asked(request, again);
+            if let Some(at) = self.found_done(host, &request) {
+                self.counts.add("request_found_done");
+                self.write_done(request, at, true)?;
+                continue;
+            }
+            payloads.push(self.workload.payload(&request));
+            requests.push(request);
+        }
+        if requests.is_empty() {
+            return Ok(());
+        }
+        let id = self.workload.next_proposal();
+        if let Some(process) = &mut self.hosts[host].process {
+            process.group = Some(OpenGroup { id, logged: None, requests });
+        }
         let us = self.workload.prng.within(1..=self.workload.plan.execute_us_max);
         let input = Input::Propose { id, payloads };
         self.at(self.now.plus_us(us), Event::Give { host, boot, input });
         Ok(())
+    }
+
+    /// A store looks up a request's key before it runs it: its data says that it
+    /// is done, and where.
+    fn found_done(&self, host: usize, request: &Request) -> Option<Seq> {
+        let known = self.hosts[host].disk.data.sessions[request.client] >= request.number;
+        (known && !planted!(self.plan, RequestRunsTwice)).then(|| self.oracles.outcome.place(request.id())).flatten()
     }
 
     /// Clients ask for nothing any more.

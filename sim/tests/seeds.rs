@@ -82,8 +82,8 @@ fn a_cluster_that_cannot_progress_is_rejected() {
     plan.faults.clear();
     plan.disk.sync_us_min = 3_600_000_000;
     plan.disk.sync_us_max = 3_600_000_000;
-    let Outcome::Failed(detail) = run_caught(&plan, TraceMode::Off) else {
+    let Outcome::Failed(failure) = run_caught(&plan, TraceMode::Off) else {
         panic!("nothing can be durable in time");
     };
-    assert!(detail.starts_with("L1"), "{detail}");
+    assert!(failure.property.starts_with("L1"), "{failure}");
 }

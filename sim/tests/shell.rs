@@ -39,10 +39,10 @@ fn a_cluster_that_cannot_progress_is_rejected() {
     plan.faults.clear();
     plan.chaos_ms = 100;
     plan.disk.delay_ms_max = 3_600_000;
-    let Outcome::Failed(detail) = run_caught(&plan, TraceMode::Off, None) else {
+    let Outcome::Failed(failure) = run_caught(&plan, TraceMode::Off, None) else {
         panic!("nothing can be durable in time");
     };
-    assert!(detail.starts_with("L1"), "{detail}");
+    assert!(failure.property.starts_with("L1"), "{failure}");
 }
 
 /// A crash takes effect: whoever wrote is another one afterwards.

@@ -11,6 +11,7 @@ use crate::ids::{ClusterId, ConfigVersion, Lineage, Seq};
 use crate::io::{Event, Outbox, Output, Record, StepDownReason};
 use crate::member::{Member, Membership, Role};
 use crate::message::{Envelope, Message, Ping};
+use crate::planted;
 use crate::time::{MonoTime, Now};
 use crate::wire::encode_membership;
 use alloc::vec::Vec;
@@ -31,7 +32,10 @@ impl Node {
             .config
             .seats
             .iter()
-            .filter(|url| !self.config.bootstrap || **url == self.config.url)
+            .filter(|url| {
+                let alone = self.config.bootstrap || planted!(self.config, ElectsItselfAtBirth);
+                !alone || **url == self.config.url
+            })
             .map(|url| {
                 let own = *url == self.config.url;
                 let known = known.iter().find(|m| m.url == *url);
@@ -132,7 +136,7 @@ impl Node {
             let equal = (theirs.last.term, theirs.last.seq) == (mine.term, mine.seq);
             before += u32::from(ahead || equal && *id < self.config.id);
         }
-        if (heard as usize) < membership.quorum() {
+        if (heard as usize) < self.quorum() {
             return None;
         }
         let all = heard as usize == membership.voters().count();

@@ -11,6 +11,7 @@ use crate::ids::{NodeId, Seq, Url};
 use crate::io::{AdminCommand, AdminOutcome, CallId, MemberRef, Outbox, Output};
 use crate::member::{Member, Membership, Role};
 use crate::message::{Message, Refused};
+use crate::planted;
 use crate::time::Now;
 use crate::wire::{encode_membership, is_url};
 use alloc::vec;
@@ -23,7 +24,9 @@ impl Node {
     }
 
     fn may_change(&self, writer: &Writer) -> bool {
-        self.membership_settled() && self.commit >= writer.noop && writer.handover.is_none() && self.is_voter()
+        let settled = self.membership_settled() || planted!(self.config, ChangesOverlap);
+        let own = self.commit >= writer.noop || planted!(self.config, ChangeBeforeOwnEntry);
+        settled && own && writer.handover.is_none() && self.is_voter()
     }
 
     pub(super) fn on_admin(&mut self, now: Now, id: CallId, command: AdminCommand, out: &mut Outbox) {

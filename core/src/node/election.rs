@@ -10,6 +10,7 @@ use crate::io::{Event, FrameRefusal, Outbox, Output};
 use crate::member::Role;
 use crate::message::{Message, Refused};
 use crate::pin::{self, Contender};
+use crate::planted;
 use crate::position::Position;
 use crate::time::{MonoTime, Now};
 use alloc::collections::BTreeSet;
@@ -75,6 +76,9 @@ impl Node {
 
     /// Whether the vote is promised to somebody else, or might be (R1).
     pub(super) fn promised_to_other(&self, now: Now, candidate: &NodeId) -> bool {
+        if planted!(self.config, PromiseForgotten) {
+            return false;
+        }
         if now.mono < self.silent_until {
             return true;
         }
@@ -116,8 +120,8 @@ impl Node {
     /// Asks whether a vote would be granted; changes nothing anywhere.
     pub(super) fn start_pre_vote(&mut self, now: Now, out: &mut Outbox) {
         self.writer = None;
-        if self.sole_voter() {
-            self.campaign(now, false, out);
+        if self.sole_voter() || planted!(self.config, NoPreVote) {
+            self.campaign(now, planted!(self.config, PromiseOverridden), out);
             return;
         }
         let term = self.hard.term.next();
@@ -139,6 +143,7 @@ impl Node {
         self.stance = Stance::Candidate(Campaign { until, granted: BTreeSet::new() });
         out.push(Output::Event(Event::BecameCandidate { term: self.hard.term }));
         let last = self.log.last();
+        let transfer = transfer || planted!(self.config, PromiseOverridden);
         self.tell_voters(&Message::Vote { last, transfer }, out);
     }
 
@@ -148,7 +153,7 @@ impl Node {
             return;
         }
         let granted = term > self.hard.term
-            && last.covers(&self.log.last())
+            && (last.covers(&self.log.last()) || planted!(self.config, VoteWithoutLogCheck))
             && !self.promised_to_other(now, &who.id)
             && !self.health.duplicate(now.mono)
             && !matches!(self.stance, Stance::Writer(_));
@@ -169,7 +174,7 @@ impl Node {
         };
         // One that was removed and must stand again counts itself for nothing.
         let votes = self.votes_of(campaign) + usize::from(self.is_voter());
-        if votes >= self.membership().quorum() && self.may_stand(now) {
+        if votes >= self.quorum() && self.may_stand(now) {
             self.campaign(now, false, out);
         }
     }
@@ -196,8 +201,12 @@ impl Node {
             None => matches!(self.stance, Stance::Follower | Stance::PreCandidate(_)) && self.writer.is_none(),
             Some(voted) => *voted == candidate,
         };
-        let granted = free && last.covers(&self.log.last());
-        if granted && self.hard.voted_for.is_none() {
+        let free = free || planted!(self.config, SecondVote);
+        let covers = last.covers(&self.log.last()) || planted!(self.config, VoteWithoutLogCheck);
+        let lowest = planted!(self.config, LowestAlwaysGetsVote)
+            && self.membership().voters().filter_map(|m| m.id()).all(|id| who.id <= *id);
+        let granted = free && covers || lowest;
+        if granted && (self.hard.voted_for.is_none() || planted!(self.config, SecondVote)) {
             self.stance = Stance::Follower;
             self.hard.voted_for = Some(candidate);
             self.persist_hard(out);
@@ -208,7 +217,8 @@ impl Node {
     }
 
     pub(super) fn on_voted(&mut self, now: Now, who: &Sender, granted: bool, out: &mut Outbox) {
-        if who.term != self.hard.term || !granted {
+        let current = who.term == self.hard.term || planted!(self.config, StaleGrantCounts);
+        if !current || !granted {
             return;
         }
         if let Stance::Candidate(campaign) = &mut self.stance {
@@ -223,11 +233,11 @@ impl Node {
         let Stance::Candidate(campaign) = &self.stance else {
             return;
         };
-        if self.disk.hard_pending() {
+        if self.disk.hard_pending() && !planted!(self.config, OwnVoteBeforeFsync) {
             return;
         }
         let own = usize::from(self.is_voter());
-        if self.votes_of(campaign) + own >= self.membership().quorum() {
+        if self.votes_of(campaign) + own >= self.quorum() {
             self.become_writer(now, out);
         }
     }
@@ -235,6 +245,9 @@ impl Node {
     /// Votes of voters, by name and incarnation; a stranger's counts nothing.
     fn votes_of(&self, campaign: &Campaign) -> usize {
         let membership = self.membership();
+        if planted!(self.config, StrangerCounted) {
+            return campaign.granted.iter().filter(|(id, _)| membership.get(id).is_some()).count();
+        }
         campaign.granted.iter().filter(|(id, incarnation)| membership.is_voter(id, *incarnation)).count()
     }
 

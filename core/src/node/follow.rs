@@ -13,6 +13,7 @@ use crate::ids::{ContentHash, Incarnation, Seq, Term};
 use crate::io::{Event, FrameRefusal, Outbox, Output, Record, StepDownReason};
 use crate::member::Membership;
 use crate::message::{Append, AppendResult, Appended, Message, Part, Refused};
+use crate::planted;
 use crate::position::Position;
 use crate::time::Now;
 use crate::wire::decode_membership;
@@ -21,12 +22,16 @@ use alloc::vec::Vec;
 
 impl Node {
     pub(super) fn on_append(&mut self, now: Now, who: &Sender, mut append: Append, out: &mut Outbox) {
-        if who.term < self.hard.term {
+        let taken = who.term >= self.hard.term || planted!(self.config, LowerTermAccepted);
+        if !taken {
             let refused = Message::Refused(Refused::StaleTerm);
             self.send(who.route.clone(), Gate::HardState, refused, out);
             return;
         }
-        assert_eq!(who.term, self.hard.term, "a higher term was adopted before this");
+        assert!(
+            who.term == self.hard.term || planted!(self.config, LowerTermAccepted),
+            "a higher term was adopted before this"
+        );
         let other = self.writer.as_ref().is_some_and(|known| *known != who.id);
         if other || matches!(self.stance, Stance::Writer(_)) {
             // Two writers of one term: a cloned disk or worse. Believe neither.
@@ -71,11 +76,23 @@ impl Node {
                 return;
             }
         };
-        self.raise_commit(append.commit.min(matched), out);
+        let mut commit = append.commit.min(matched);
+        if planted!(self.config, CommitBeyondMatched) {
+            commit = append.commit.min(self.log.last().seq);
+        }
+        if planted!(self.config, CommitToLogEnd) {
+            commit = self.log.last().seq;
+        }
+        self.raise_commit(commit, out);
         // New entries are acknowledged when durable. A bare heartbeat is
         // answered at once with what is durable already: a slow disk must not
         // cost the writer its lease.
-        let (gate, matched) = if fresh { (Gate::Log, matched) } else { (Gate::HardState, matched.min(self.durable)) };
+        let (gate, matched) = match fresh {
+            true if planted!(self.config, AckBeforeFsync) => (Gate::HardState, matched),
+            true => (Gate::Log, matched),
+            false if planted!(self.config, HeartbeatAcksUnsynced) => (Gate::HardState, matched),
+            false => (Gate::HardState, matched.min(self.durable)),
+        };
         self.answer(who, &append, gate, AppendResult::Durable { matched }, out);
     }
 
@@ -166,6 +183,10 @@ impl Node {
             break;
         }
         let matched = before.seq;
+        if planted!(self.config, TruncatesWithoutConflict) && keep.is_none() && matched < self.log.last().seq {
+            keep = Some(matched);
+            first_new = append.entries.len();
+        }
         let new: Vec<Entry> = append.entries[first_new..].to_vec();
         let fresh = !new.is_empty();
         if let Some(keep) = keep {
@@ -185,7 +206,7 @@ impl Node {
     fn find_prev(&self, prev: Position) -> Result<Option<AppendResult>, FrameRefusal> {
         let last = self.log.last();
         let held = self.log.position(prev.seq);
-        if held == Some(prev) {
+        if held == Some(prev) || planted!(self.config, PrevNotChecked) && prev.seq <= last.seq {
             return Ok(None);
         }
         if prev.seq <= self.commit {
@@ -210,7 +231,9 @@ impl Node {
 
     /// Adds an entry to the view; its record is already ordered.
     pub(super) fn append_to_view(&mut self, entry: Entry, out: &mut Outbox) {
-        self.hlc.raise(entry.hlc);
+        if !planted!(self.config, StampsFall) {
+            self.hlc.raise(entry.hlc);
+        }
         self.assembly = None;
         if entry.kind == EntryKind::Config
             && let Ok(membership) = decode_membership(entry.payload.clone())
@@ -242,7 +265,10 @@ impl Node {
     /// Orders to be applied what is committed and durable here: data that is
     /// ahead of its own log would look like amnesia after a crash.
     pub(super) fn order_apply(&mut self, out: &mut Outbox) {
-        let through = self.commit.min(self.durable);
+        let mut through = self.commit.min(self.durable);
+        if planted!(self.config, ApplyBeforeDurable) {
+            through = self.commit;
+        }
         if through <= self.ordered {
             return;
         }
@@ -251,7 +277,13 @@ impl Node {
             // snapshot brings it.
             return;
         }
-        let from = self.ordered.next();
+        let mut from = self.ordered.next();
+        if planted!(self.config, EntrySkipped) && from < through {
+            from = from.next();
+        }
+        if planted!(self.config, EntryAppliedTwice) && self.ordered > self.log.base().seq {
+            from = self.ordered;
+        }
         self.ordered = through;
         if !self.stores_data() {
             return;

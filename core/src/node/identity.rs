@@ -9,6 +9,7 @@ use super::{Gate, Node, Stance};
 use crate::ids::{ClusterId, Incarnation, NodeId, Seq, Url};
 use crate::io::{Event, FrameRefusal, Outbox, Output, Route, StepDownReason};
 use crate::message::{Envelope, Message, Refused};
+use crate::planted;
 use crate::time::Now;
 
 /// BLAKE3 over the sorted seats, each ended by a line feed, first 16 bytes.
@@ -106,6 +107,9 @@ impl Node {
     /// writes until nobody has confirmed it for ten leases. Pings confirm it
     /// once a heartbeat while both live.
     pub(super) fn mark_duplicate(&mut self, now: Now, out: &mut Outbox) {
+        if planted!(self.config, DuplicateIgnored) {
+            return;
+        }
         self.health.duplicate_until = now.mono.after(self.config.lease * 10);
         self.step_down(now, StepDownReason::Unfit, out);
     }
@@ -277,6 +281,9 @@ impl Node {
         self.step_down(now, StepDownReason::Removed, out);
         self.stance = Stance::Follower;
         self.hard.incarnation = Incarnation(self.prng.id());
+        if planted!(self.config, SameDiskName) {
+            self.hard.incarnation = Incarnation(seats_digest(core::slice::from_ref(&self.config.url)));
+        }
         self.forgotten = self.forgotten.max(forgotten);
         self.hard.high_water = Default::default();
         self.persist_hard(out);

@@ -9,6 +9,7 @@ use super::{Gate, Node};
 use crate::ids::{Incarnation, NodeId, Url};
 use crate::io::{Event, FrameRefusal, Outbox, Output, Route};
 use crate::message::{Message, Ping, Refused};
+use crate::planted;
 use crate::time::{MonoTime, Now};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -92,6 +93,18 @@ impl Node {
         let heard = peer.and_then(|p| p.heard);
         if proven.is_none() || proven == Some(who.nonce) {
             self.take_standing(now, who, &ping, out);
+        }
+        if planted!(self.config, PingsRenewLease)
+            && let super::Stance::Writer(writer) = &mut self.stance
+            && let Some(progress) = writer.progress.get_mut(&who.id)
+        {
+            progress.acked = progress.acked.max(Some(now.mono));
+        }
+        if planted!(self.config, PingsCountAsAcks)
+            && let super::Stance::Writer(writer) = &mut self.stance
+            && let Some(progress) = writer.progress.get_mut(&who.id)
+        {
+            progress.matched(ping.last.seq.min(self.log.last().seq), now.mono);
         }
         let standing = self.own_standing(now);
         let pong = Message::Pong { echo: ping.sent, standing };

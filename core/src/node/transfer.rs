@@ -12,11 +12,15 @@ use crate::ids::NodeId;
 use crate::io::{AdminOutcome, CallId, Event, Outbox, Output, StepDownReason};
 use crate::member::{Member, Role};
 use crate::message::Message;
+use crate::planted;
 use crate::time::Now;
 
 impl Node {
     /// Once a heartbeat a preferred follower asks for the pin.
     pub(super) fn ask_for_pin(&mut self, now: Now, out: &mut Outbox) {
+        if planted!(self.config, NoPreference) {
+            return;
+        }
         let Some(writer) = self.writer.clone() else {
             return;
         };
@@ -179,7 +183,8 @@ impl Node {
         }
         let last = self.log.last().seq;
         let matched = self.membership().get(&to).map(|member| self.matched_by(writer, member)).unwrap_or_default();
-        let drained = writer.proposals.is_empty() && self.commit == last && matched == last;
+        let drained = writer.proposals.is_empty() && self.commit == last && matched == last
+            || planted!(self.config, HandoverWithoutMatch);
         if drained {
             let until = now.mono.after(self.config.lease);
             if let Stance::Writer(writer) = &mut self.stance {

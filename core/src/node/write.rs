@@ -15,6 +15,7 @@ use crate::io::{
 };
 use crate::lease;
 use crate::message::{AppendResult, Appended, Message, Refused};
+use crate::planted;
 use crate::quorum;
 use crate::time::{MonoTime, Now};
 use alloc::boxed::Box;
@@ -68,7 +69,10 @@ impl Node {
         let mut entries: Vec<Entry> = Vec::with_capacity(payloads.len());
         let mut prev = self.log.last();
         for (kind, payload) in payloads {
-            let hlc = self.hlc.tick(now.wall);
+            let mut hlc = self.hlc.tick(now.wall);
+            if planted!(self.config, StampsFall) {
+                hlc = crate::hlc::Hlc::new(now.wall.0, 0);
+            }
             let entry = Entry::following(&prev, self.stream(), self.hard.term, hlc, kind, payload);
             prev = entry.position();
             entries.push(entry);
@@ -140,6 +144,9 @@ impl Node {
             }
             AppendResult::Durable { matched } => {
                 progress.acked = progress.acked.max(Some(echo));
+                if planted!(self.config, LeaseFromReceipt) {
+                    progress.acked = Some(now.mono);
+                }
                 progress.applied = progress.applied.max(appended.applied);
                 let stored = progress.answered(echo, now.mono, heartbeat, false);
                 progress.matched(matched, last_stamp);
@@ -186,10 +193,19 @@ impl Node {
         for member in self.membership().voters() {
             matches.push(self.matched_by(writer, member));
         }
+        if planted!(self.config, LearnerCounted) {
+            let learners = self.membership().members.iter().filter(|m| !m.votes());
+            matches.extend(learners.map(|m| self.matched_by(writer, m)));
+        }
         let all = matches.iter().min().copied().unwrap_or_default();
-        let quorum = self.membership().quorum();
-        let reached = quorum::reached(&mut matches, quorum).unwrap_or_default().min(self.durable);
-        if reached > self.commit && self.term_of(reached) == Some(writer.term) {
+        let mut reached = quorum::reached(&mut matches, self.quorum()).unwrap_or_default();
+        if !planted!(self.config, WriterCountsUnsynced) {
+            reached = reached.min(self.durable);
+        }
+        let own_term = self.term_of(reached) == Some(writer.term) || planted!(self.config, CommitOldTerm);
+        let stalled =
+            planted!(self.config, StallAfterLeaderChange) && self.term_of(self.commit.next()) != Some(writer.term);
+        if reached > self.commit && own_term && !stalled {
             self.raise_commit(reached, out);
         }
         let told = (self.durable, self.commit, all);
@@ -222,7 +238,9 @@ impl Node {
     pub(super) fn matched_by(&self, writer: &Writer, member: &crate::member::Member) -> Seq {
         match &member.identity {
             Some((id, incarnation)) if *id == self.config.id => {
-                if *incarnation == self.hard.incarnation {
+                if planted!(self.config, WriterCountsUnsynced) {
+                    self.log.last().seq
+                } else if *incarnation == self.hard.incarnation {
                     self.durable
                 } else {
                     Seq(0)
@@ -230,6 +248,7 @@ impl Node {
             }
             Some((id, incarnation)) => match writer.progress.get(id) {
                 Some(p) if p.incarnation == *incarnation && !p.amnesiac => p.matched,
+                Some(p) if planted!(self.config, StrangerCounted) => p.matched,
                 _ => Seq(0),
             },
             None => Seq(0),
@@ -258,14 +277,18 @@ impl Node {
                 None => MonoTime(0),
             });
         }
-        let at = quorum::reached(&mut answered, self.membership().quorum())?;
+        let mut quorum = self.quorum();
+        if planted!(self.config, LeaseFromAnyAnswer) {
+            quorum = 1;
+        }
+        let at = quorum::reached(&mut answered, quorum)?;
         (at > MonoTime(0)).then_some(at)
     }
 
     /// When the lease ends; `None` if none was ever held in this term, or it
     /// was given up (R1).
     pub(super) fn lease_end(&self, writer: &Writer, now: Now) -> Option<MonoTime> {
-        if writer.handover.as_ref().is_some_and(|h| h.sent) {
+        if writer.handover.as_ref().is_some_and(|h| h.sent) && !planted!(self.config, LeaseAfterHandover) {
             return None;
         }
         // One that removes itself may leave a sole voter behind, which after a
@@ -277,7 +300,11 @@ impl Node {
         if sent < writer.lease_floor {
             return None;
         }
-        Some(lease::end(sent, self.config.lease, self.config.clock_rate_ppm))
+        let mut lease = self.config.lease;
+        if planted!(self.config, LeaseTooLong) {
+            lease = lease * 6 / 5;
+        }
+        Some(lease::end(sent, lease, self.config.clock_rate_ppm))
     }
 
     /// Once a heartbeat: a writer whose own disk alone keeps entries from being
@@ -306,7 +333,7 @@ impl Node {
 
     /// When a quorum will have been silent for a lease.
     pub(super) fn quorum_lost_at(&self, writer: &Writer) -> Option<MonoTime> {
-        if self.sole_voter() {
+        if self.sole_voter() || planted!(self.config, QuorumLossIgnored) {
             return None;
         }
         let answered = self.quorum_answered(writer, self.last_step).unwrap_or_default();
@@ -327,11 +354,12 @@ impl Node {
             return Err(Refusal::Stopping);
         }
         let permit = self.read_permit(now)?;
-        if self.health.full {
+        if self.health.full && !planted!(self.config, WritesWhileUnfit) {
             return Err(Refusal::Unfit);
         }
         if let Stance::Writer(writer) = &self.stance
             && writer.handover.is_some()
+            && !planted!(self.config, LeaseAfterHandover)
         {
             return Err(Refusal::HandingOver);
         }
@@ -345,7 +373,8 @@ impl Node {
         let Stance::Writer(writer) = &self.stance else {
             return Err(self.not_writer());
         };
-        if self.health.duplicate(now.mono) || self.health.quarantined || self.health.halted.is_some() {
+        let unfit = self.health.quarantined || self.health.halted.is_some();
+        if self.health.duplicate(now.mono) || unfit && !planted!(self.config, WritesWhileUnfit) {
             return Err(Refusal::Unfit);
         }
         if !self.stores_data() {
@@ -354,12 +383,13 @@ impl Node {
         if !self.ready(writer) {
             return Err(Refusal::NotReady);
         }
-        if writer.handover.as_ref().is_some_and(|h| h.sent) {
+        let handed = writer.handover.as_ref().is_some_and(|h| h.sent);
+        if handed && !planted!(self.config, LeaseAfterHandover) {
             return Err(Refusal::HandingOver);
         }
         // Asked long after the last turn, this process was asleep: nothing it
         // believes is fresh (B2).
-        if now.mono.since(self.last_step) > self.config.lease / 2 {
+        if now.mono.since(self.last_step) > self.config.lease / 2 && !planted!(self.config, PauseNotNoticed) {
             return Err(Refusal::LeaseExpired);
         }
         match self.lease_end(writer, now) {
@@ -407,14 +437,21 @@ impl Node {
         let Stance::Writer(writer) = &self.stance else {
             return;
         };
-        if writer.reads.is_empty() || !self.committed_own(writer) {
+        let own = self.committed_own(writer) || planted!(self.config, ReadBeforeOwnEntry);
+        if writer.reads.is_empty() || !own {
             return;
         }
-        let leased = self.lease_end(writer, now).is_some_and(|end| now.mono < end);
+        let mut leased = self.lease_end(writer, now).is_some_and(|end| now.mono < end);
+        if planted!(self.config, ReadWithoutProof) {
+            leased = true;
+        }
         // Its own answer is always the newest.
         let own = MonoTime(self.last_stamp.0.saturating_add(1));
         let answered = self.quorum_answered(writer, own).unwrap_or_default();
-        let at = self.commit;
+        let mut at = self.commit;
+        if planted!(self.config, ReadAtOldIndex) {
+            at = Seq(at.0.saturating_sub(1));
+        }
         if let Stance::Writer(writer) = &mut self.stance {
             writer.reads.retain(|read| {
                 let proven = leased || answered > read.since;
@@ -439,11 +476,15 @@ impl Node {
         }
         let term = writer.term;
         out.push(Output::Event(Event::SteppedDown { term, reason }));
-        for proposal in &writer.proposals {
-            out.push(Output::ProposalUnknown { id: proposal.id });
-        }
         self.writer = None;
         let refusal = self.not_writer();
+        for proposal in &writer.proposals {
+            if planted!(self.config, UnknownCalledRefused) {
+                out.push(Output::ProposalRefused { id: proposal.id, refusal: refusal.clone() });
+                continue;
+            }
+            out.push(Output::ProposalUnknown { id: proposal.id });
+        }
         for read in &writer.reads {
             out.push(Output::ReadRefused { id: read.id, refusal: refusal.clone() });
         }

@@ -442,7 +442,8 @@ impl World {
         mine.membership = image.membership.clone();
         let (_, membership) = image.membership.unwrap();
         let content = ContentHash(mine.content);
-        self.step(n, Input::SnapshotInstalled { position, membership, content, log_reset: !held });
+        let hlc = image.log.iter().filter(|e| e.seq <= position.seq).map(|e| e.hlc).max().unwrap_or(Hlc(0));
+        self.step(n, Input::SnapshotInstalled { position, membership, content, hlc, log_reset: !held });
     }
 
     pub fn step(&mut self, n: usize, input: Input) {

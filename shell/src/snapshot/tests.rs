@@ -335,7 +335,7 @@ async fn installed(
         told.lock().expect("fine").push("install");
         let answer = install.lock().expect("fine").take().expect("once").map(|position| {
             std::fs::remove_file(&file).expect("moved");
-            Installed { position, membership: membership(), content: ContentHash(1) }
+            Installed { position, membership: membership(), content: ContentHash(1), hlc: Default::default() }
         });
         let _ = reply.send(answer);
         Ok(())

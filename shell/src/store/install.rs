@@ -133,7 +133,7 @@ pub(crate) fn verify(files: &dyn Files, file: &Path) -> Result<Installed, ApiErr
     drop(conn);
     remove(files, &beside(file, "-wal"))?;
     remove(files, &beside(file, "-shm"))?;
-    Ok(Installed { position: state.position, membership, content: stored })
+    Ok(Installed { position: state.position, membership, content: stored, hlc: state.hlc })
 }
 
 /// The code of an install that may or may not have replaced `data.db`: only a

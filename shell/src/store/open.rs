@@ -143,7 +143,7 @@ pub fn read_position(conn: &Connection) -> Result<Position, ApiError> {
 pub(super) struct State {
     pub(super) position: Position,
     pub(super) content: ContentHash,
-    hlc: Hlc,
+    pub(super) hlc: Hlc,
     epoch: u64,
 }
 

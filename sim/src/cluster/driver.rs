@@ -3,11 +3,12 @@
 //!
 //! Decides how long each takes.
 
-use super::{Cluster, DiskOp, Event};
-use crate::data::{Data, request_of};
+use super::{Cluster, DiskOp, Event, OpenGroup};
+use crate::data::{Data, write_in};
 use crate::report::Failure;
 use base_ha_core::ids::{Seq, Url};
 use base_ha_core::io::{Input, LoadId};
+use base_ha_core::planted;
 use base_ha_core::position::Position;
 
 impl Cluster {
@@ -29,15 +30,21 @@ impl Cluster {
                 break;
             };
             let applied = machine.disk.data.applied;
-            let verdict = self.oracles.order.applied(&applied, &entry, request_of(&entry));
+            let write = write_in(&entry);
+            let verdict = self.oracles.order.applied(&applied, &entry, write.map(|(request, ..)| request));
             self.verdict("O5 applied once and in order", verdict)?;
+            if let Some((request, register, value)) = write {
+                self.oracles.sessions.applied(register, entry.seq, value);
+                let verdict = self.oracles.outcome.applied(request, entry.seq);
+                self.verdict("O9 an answer means what it says", verdict)?;
+            }
             let machine = &mut self.hosts[host];
             machine.disk.apply(&entry);
             if !machine.disk.data.damaged {
                 let verdict = self.oracles.content.reached(entry.seq, machine.disk.data.content);
                 self.verdict("O6 equal positions, equal content", verdict)?;
             }
-            self.commit_group(host, &entry.position());
+            self.commit_group(host, &entry.position())?;
         }
         let machine = &mut self.hosts[host];
         let data = &machine.disk.data;
@@ -50,21 +57,42 @@ impl Cluster {
             let us = self.disk_prng.within(20..=1000);
             self.at(self.now.plus_us(us), Event::ApplyNext { host, boot });
         }
+        self.answer_waiting(host)?;
         self.give(host, boot, Input::Applied { position, content })
     }
 
     /// The open group's last entry is applied: its transaction is committed,
     /// its clients are told.
-    fn commit_group(&mut self, host: usize, at: &Position) {
+    fn commit_group(&mut self, host: usize, at: &Position) -> Result<(), Failure> {
         let Some(process) = &mut self.hosts[host].process else {
-            return;
+            return Ok(());
         };
         let whole = process.group.as_ref().and_then(|g| g.logged).is_some_and(|(_, last)| last == *at);
-        if whole {
-            process.group = None;
-            self.counts.add("ack");
-            self.oracles.survival.acked(*at);
+        match process.group.take_if(|_| whole) {
+            Some(group) => self.answer(&group),
+            None => Ok(()),
         }
+    }
+
+    /// The clients of a group are told that it is done.
+    pub(super) fn answer(&mut self, group: &OpenGroup) -> Result<(), Failure> {
+        let Some((first, last)) = group.logged else {
+            return Ok(());
+        };
+        self.counts.add("ack");
+        self.record(|at, line| {
+            line.note(
+                at,
+                None,
+                "ack",
+                format!("{} requests are acknowledged, through {}", group.requests.len(), last.seq),
+            );
+        });
+        self.oracles.survival.acked(last);
+        for (n, request) in group.requests.iter().enumerate() {
+            self.write_done(*request, Seq(first.0 + n as u64), false)?;
+        }
+        self.check_ack(&last)
     }
 
     /// Reads entries from the log.
@@ -155,9 +183,12 @@ impl Cluster {
             true => seen.position(d.applied.seq) == Some(d.applied),
             false => d.applied.seq > own,
         });
-        let Some(data) = data else {
+        let Some(mut data) = data else {
             return self.snapshot_failed(host, boot);
         };
+        if planted!(self.hosts[host].config, SnapshotWithoutPosition) {
+            data.applied = self.hosts[host].disk.data.applied;
+        }
         let op = DiskOp::Install { data, log_reset: false, too_old: false };
         self.write_out(host, op);
         Ok(())
@@ -196,10 +227,11 @@ impl Cluster {
         process.queue.clear();
         // What was committed and not yet applied is in the snapshot; its
         // transaction ends with the data that it was open on.
-        if process.group.as_ref().and_then(|g| g.logged).is_some_and(|(_, last)| last.seq <= data.applied.seq) {
-            process.group = None;
-        }
+        let ended = process.group.as_ref().and_then(|g| g.logged).is_some_and(|(_, last)| last.seq <= data.applied.seq);
+        let group = process.group.take_if(|_| ended);
         process.ordered = data.applied.seq;
+        self.unanswered(group, []);
+        self.answer_waiting(host)?;
         let Some((_, membership)) = &data.membership else {
             return Ok(());
         };
@@ -207,6 +239,7 @@ impl Cluster {
             position: data.applied,
             membership: membership.as_ref().clone(),
             content: data.content,
+            hlc: data.hlc,
             log_reset,
         };
         self.give(host, boot, input)

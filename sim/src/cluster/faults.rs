@@ -23,6 +23,7 @@ impl Cluster {
             return Ok(());
         }
         self.trace.line(self.now, &"", format_args!("!! {fault:?}"));
+        self.record(|at, line| line.fault(at, self.writer(), &fault));
         match fault {
             Fault::Partition { mask, ms } => {
                 self.cut(ms, |a, b| (mask >> a) & 1 != (mask >> b) & 1);
@@ -374,6 +375,7 @@ impl Cluster {
     fn end_faults(&mut self) {
         self.healed = true;
         self.trace.line(self.now, &"", format_args!("!! heal"));
+        self.record(|at, line| line.note(at, None, "heal", "every fault ends".to_owned()));
         self.net.heal();
         let twin = self.plan.hosts();
         if self.hosts.get(twin).is_some_and(|h| h.used) && !self.hosts.iter().any(|h| h.retired) {

@@ -128,6 +128,7 @@ impl Cluster {
                 self.counts.add("pause_writer_beyond_lease");
             }
         }
+        self.record(|at, line| line.note(at, Some(host), "pause", format!("stands still for {ms} ms")));
         self.at(self.now.plus_ms(ms), super::Event::Resume { host, boot });
     }
 

@@ -7,6 +7,7 @@
 
 use crate::batch::{Outcome, run_caught};
 use crate::plan::Plan;
+use crate::plan_file::PlanFile;
 use crate::trace::TraceMode;
 
 /// The most faults in one plan: longer inputs say nothing that shorter ones
@@ -21,7 +22,7 @@ const FAULTS_MAX: usize = 40;
 pub fn plan(data: &[u8]) {
     let Some(plan) = decode(data) else { return };
     if let Outcome::Failed(why) = run_caught(&plan, TraceMode::Off) {
-        let text = serde_json::to_string(&plan).unwrap_or_default();
+        let text = PlanFile::new(&plan, why.to_string()).text();
         panic!("{why}\nrepeat: save this as plan.json; cargo run --release -p base-ha-sim -- --plan plan.json\n{text}");
     }
 }

@@ -5,6 +5,7 @@
 use super::Verdict;
 use base_ha_core::ids::{Incarnation, Term};
 use base_ha_core::io::WritePermit;
+use base_ha_core::member::Membership;
 use base_ha_core::time::MonoTime;
 use std::collections::BTreeMap;
 
@@ -36,6 +37,20 @@ impl LeasePromise {
             let newest = acks.entry(voter).or_default();
             *newest = (*newest).max(echo);
         }
+    }
+
+    /// The newest own send time that a quorum has answered to a writer, itself
+    /// included; nothing if fewer have. What it answered may be older: every
+    /// answer that reached it counts here.
+    pub fn answered(&self, writer: usize, term: Term, membership: &Membership) -> Option<MonoTime> {
+        let (of, acks) = self.acks.get(&writer)?;
+        let mut sent: Vec<MonoTime> = (membership.voters())
+            .filter_map(|m| m.identity.as_ref())
+            .filter_map(|(_, incarnation)| acks.get(incarnation).copied())
+            .filter(|_| *of == term)
+            .collect();
+        sent.sort_unstable_by(|a, b| b.cmp(a));
+        sent.get(membership.quorum().checked_sub(2)?).copied()
     }
 
     /// A host's process ended: its lease ended with it.

@@ -61,27 +61,8 @@ impl AckedSurvival {
 
 #[cfg(test)]
 mod tests {
+    use super::super::test::log;
     use super::*;
-    use base_ha_core::entry::{Entry, EntryKind};
-    use base_ha_core::hlc::Hlc;
-    use base_ha_core::ids::StreamId;
-    use bytes::Bytes;
-
-    fn log(terms: &[u64]) -> Log {
-        let mut log = Log::default();
-        for term in terms {
-            let entry = Entry::following(
-                &log.last(),
-                StreamId::SHARED,
-                Term(*term),
-                Hlc::default(),
-                EntryKind::Noop,
-                Bytes::new(),
-            );
-            log.entries.push_back(entry);
-        }
-        log
-    }
 
     #[test]
     fn a_writer_without_an_acked_entry_is_rejected() {

@@ -7,6 +7,8 @@ use super::mutant::Mutant;
 use super::plan::ShellPlan;
 use super::run;
 use crate::batch::{Batch, Outcome};
+use crate::clock::TrueTime;
+use crate::report::Failure;
 use crate::trace::TraceMode;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -86,8 +88,11 @@ pub fn run_caught(plan: &ShellPlan, mode: TraceMode, mutant: Option<Mutant>) -> 
     PANIC.set(None);
     match catch_unwind(AssertUnwindSafe(|| run::run(plan, mode, mutant))) {
         Ok(Ok(report)) => Outcome::Held(report),
-        Ok(Err(failure)) => Outcome::Failed(failure.to_string()),
-        Err(_) => Outcome::Failed(format!("panic: {}", PANIC.take().unwrap_or_default())),
+        Ok(Err(failure)) => Outcome::Failed(failure),
+        Err(_) => {
+            let detail = PANIC.take().unwrap_or_default();
+            Outcome::Failed(Failure { property: Failure::ASSERTION, at: TrueTime(0), detail })
+        }
     }
 }
 

@@ -55,7 +55,7 @@ pub fn hunt(from: u64, runs: u64, threads: usize) -> (String, bool) {
                 let caught = (from..from + runs).find_map(|seed| {
                     match batch::run_caught(&ShellPlan::from_seed(seed), TraceMode::Off, Some(*mutant)) {
                         Outcome::Held(_) => None,
-                        Outcome::Failed(detail) => Some((seed, detail)),
+                        Outcome::Failed(failure) => Some((seed, failure.to_string())),
                     }
                 });
                 rows.push((at, caught));

@@ -99,11 +99,11 @@ impl Membership {
 
     /// Whether that incarnation of that node is a member, in whatever role.
     pub fn admits(&self, id: &NodeId, incarnation: Incarnation) -> bool {
-        self.members.iter().any(|m| m.identity.as_ref().is_some_and(|(i, n)| i == id && *n == incarnation))
+        self.members.iter().any(|m| m.identity.as_ref().is_some_and(|(i, n)| *n == incarnation && i == id))
     }
 
     /// Whether that incarnation of that node is counted in quorums.
     pub fn is_voter(&self, id: &NodeId, incarnation: Incarnation) -> bool {
-        self.voters().any(|m| m.identity.as_ref().is_some_and(|(i, n)| i == id && *n == incarnation))
+        self.voters().any(|m| m.identity.as_ref().is_some_and(|(i, n)| *n == incarnation && i == id))
     }
 }

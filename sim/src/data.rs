@@ -7,11 +7,79 @@
 use base_ha_core::changeset::{Change, RequestId, Value};
 use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::hlc::Hlc;
-use base_ha_core::ids::{ContentHash, Seq};
+use base_ha_core::ids::{ContentHash, Hash, Seq};
 use base_ha_core::member::Membership;
 use base_ha_core::position::Position;
 use base_ha_core::wire::{decode_changeset, decode_membership};
 use std::sync::Arc;
+
+/// What an entry says, once its payload is read.
+#[derive(Clone, Debug, Default)]
+pub struct Content {
+    /// The client's request that it carries.
+    pub request: Option<RequestId>,
+    /// The numbers that it inserts, in order.
+    pub numbers: Vec<i64>,
+    /// The membership that it brings.
+    pub membership: Option<Arc<Membership>>,
+}
+
+impl Content {
+    /// Reads an entry's payload.
+    ///
+    /// # Panics
+    /// If it does not decode: a node or the workload encoded it.
+    pub fn of(entry: &Entry) -> Self {
+        match entry.kind {
+            EntryKind::Noop => Self::default(),
+            EntryKind::Config => {
+                let membership = decode_membership(entry.payload.clone()).expect("a membership that a node encoded");
+                Self { membership: Some(Arc::new(membership)), ..Self::default() }
+            }
+            EntryKind::Data => {
+                let set = decode_changeset(entry.payload.clone()).expect("a change-set that the workload encoded");
+                let inserted = set.changes.iter().flat_map(|change| match change {
+                    Change::Insert { new, .. } => new.as_slice(),
+                    _ => &[],
+                });
+                let numbers = inserted.filter_map(|value| match value {
+                    Value::Integer(number) => Some(*number),
+                    _ => None,
+                });
+                Self { request: Some(set.request), numbers: numbers.collect(), membership: None }
+            }
+        }
+    }
+}
+
+/// What entries say, read once for all machines that apply them.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// By place in the log, with the entry's hash: should two be applied in one
+    /// place after all, each says its own.
+    read: Vec<Option<(Hash, Arc<Content>)>>,
+}
+
+impl Contents {
+    /// What `entry` says.
+    ///
+    /// # Panics
+    /// As [`Content::of`].
+    pub fn of(&mut self, entry: &Entry) -> Arc<Content> {
+        let index = entry.seq.0 as usize;
+        if self.read.len() <= index {
+            self.read.resize(index + 1, None);
+        }
+        match &self.read[index] {
+            Some((hash, content)) if *hash == entry.hash => content.clone(),
+            _ => {
+                let content = Arc::new(Content::of(entry));
+                self.read[index] = Some((entry.hash, content.clone()));
+                content
+            }
+        }
+    }
+}
 
 /// The content of one `data.db`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,26 +97,18 @@ pub struct Data {
 }
 
 impl Data {
-    /// Applies the entry that follows.
+    /// Applies the entry that follows, which says `content`.
     ///
     /// # Panics
     /// If it does not follow: order is the oracle's business, which looks first.
-    pub fn apply(&mut self, entry: &Entry) {
-        assert!(entry.follows(&self.applied), "entry {} applied after {:?}", entry.seq, self.applied);
-        match entry.kind {
-            EntryKind::Noop => {}
-            EntryKind::Config => {
-                let membership = decode_membership(entry.payload.clone()).expect("a membership that a node encoded");
-                self.membership = Some((entry.seq, Arc::new(membership)));
-            }
-            EntryKind::Data => {
-                let set = decode_changeset(entry.payload.clone()).expect("a change-set that the workload encoded");
-                for change in &set.changes {
-                    if let Change::Insert { new, .. } = change {
-                        self.fold(new);
-                    }
-                }
-            }
+    pub fn apply(&mut self, entry: &Entry, content: &Content) {
+        let follows = entry.seq.0 == self.applied.seq.0 + 1 && entry.prev_hash == self.applied.hash;
+        assert!(follows, "entry {} applied after {:?}", entry.seq, self.applied);
+        if let Some(membership) = &content.membership {
+            self.membership = Some((entry.seq, membership.clone()));
+        }
+        for number in &content.numbers {
+            self.fold(*number);
         }
         self.hlc = self.hlc.max(entry.hlc);
         self.applied = entry.position();
@@ -60,21 +120,9 @@ impl Data {
         self.damaged = true;
     }
 
-    fn fold(&mut self, row: &[Value]) {
+    fn fold(&mut self, number: i64) {
         const PRIME: u128 = 0x0100_0000_0000_0000_0000_013b;
-        for value in row {
-            if let Value::Integer(number) = value {
-                self.content =
-                    ContentHash((self.content.0 ^ u128::from(*number as u64)).wrapping_add(1).wrapping_mul(PRIME));
-            }
-        }
-    }
-}
-
-/// The request that an entry carries, if it is one of a client.
-pub fn request_of(entry: &Entry) -> Option<RequestId> {
-    match entry.kind {
-        EntryKind::Noop | EntryKind::Config => None,
-        EntryKind::Data => decode_changeset(entry.payload.clone()).ok().map(|set| set.request),
+        let mixed = self.content.0 ^ u128::from(number as u64);
+        self.content = ContentHash(mixed.wrapping_add(1).wrapping_mul(PRIME));
     }
 }

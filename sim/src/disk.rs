@@ -5,7 +5,7 @@
 //! of those under way. `data.db` is synced less often than the log: a power cut
 //! takes it back to any commit since its last checkpoint.
 
-use crate::data::Data;
+use crate::data::{Content, Data};
 use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::ids::{Incarnation, Seq};
 use base_ha_core::io::{HardState, PersistId, Record, Recovered};
@@ -54,7 +54,9 @@ impl Log {
 
     fn append(&mut self, entries: &[Entry]) {
         for entry in entries {
-            assert!(entry.follows(&self.last()), "entry {} does not follow {:?}", entry.seq, self.last());
+            let last = self.last();
+            let follows = entry.seq.0 == last.seq.0 + 1 && entry.prev_hash == last.hash && entry.term >= last.term;
+            assert!(follows, "entry {} does not follow {last:?}", entry.seq);
             self.entries.push_back(entry.clone());
         }
     }
@@ -140,6 +142,10 @@ impl Disk {
                 if let Some(keep) = keep {
                     self.seen.keep(*keep);
                 }
+                // Here each entry comes in; from now on it cannot change.
+                for entry in entries {
+                    assert_eq!(entry.hash, entry.compute_hash(), "the hash of entry {}", entry.seq);
+                }
                 self.seen.append(entries);
             }
             DiskOp::Record { record: Record::HardState(_), .. } => {}
@@ -196,12 +202,12 @@ impl Disk {
         self.pending.len()
     }
 
-    /// Applies one entry to `data.db`.
-    pub fn apply(&mut self, entry: &Entry) {
+    /// Applies one entry, which says `content`, to `data.db`.
+    pub fn apply(&mut self, entry: &Entry, content: &Content) {
         if self.commits.is_empty() {
             self.commits.push(self.data.clone());
         }
-        self.data.apply(entry);
+        self.data.apply(entry, content);
         self.commits.push(self.data.clone());
     }
 

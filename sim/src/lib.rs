@@ -25,7 +25,7 @@
 //! |---|---|
 //! | `prng`, `plan` | chance; a run as data |
 //! | `network`, `disk`, `clock`, `data`, `version` | the virtual world |
-//! | `cluster` | machines, processes, the event queue |
+//! | `cluster`, `queue` | machines, processes; what happens next |
 //! | `workload` | clients and administrators |
 //! | `oracle` | what must hold |
 //! | `phases` | a run from start to end |
@@ -45,6 +45,7 @@ pub mod oracle;
 pub mod phases;
 pub mod plan;
 pub mod prng;
+pub mod queue;
 pub mod report;
 pub mod shell;
 pub mod trace;

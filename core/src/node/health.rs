@@ -214,21 +214,21 @@ impl Node {
     /// Replaces quarantined data from the writer's, or from somebody else's
     /// where that fails; its log stays.
     fn fetch_reseed(&mut self, now: Now, out: &mut Outbox) {
-        let Some((writer, url)) = self.known_writer().filter(|(id, _)| *id != self.config.id) else {
+        let Some((writer, url)) = self.known_writer().filter(|(id, _)| **id != self.config.id) else {
             return;
         };
         if !self.health.quarantined || !self.stores_data() || !self.health.may_fetch(now.mono) {
             return;
         }
         let at_least = self.log.base();
-        let mut sources = alloc::vec![url];
+        let mut sources = alloc::vec![url.clone()];
         for member in &self.membership().members {
             let Some((id, incarnation)) = member.identity.as_ref().filter(|_| member.role == Role::Voter) else {
                 continue;
             };
             let standing = self.peers.get(id).and_then(|p| p.standing.as_ref());
             let whole = standing.is_some_and(|s| s.eligible && s.applied >= at_least.seq);
-            if whole && *id != writer && *id != self.config.id && self.alive(id, *incarnation, now.mono) {
+            if whole && id != writer && *id != self.config.id && self.alive(id, *incarnation, now.mono) {
                 sources.push(member.url.clone());
             }
         }

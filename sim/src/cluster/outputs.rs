@@ -13,8 +13,7 @@ use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::ids::{Seq, Term};
 use base_ha_core::io::{AdminOutcome, Event as NodeEvent, Output, Part, Record, Route, StepDownReason};
 use base_ha_core::message::{AppendResult, Envelope, Message};
-use base_ha_core::wire::{decode_membership, encode_frame};
-use std::sync::Arc;
+use base_ha_core::wire::encode_frame;
 
 impl Cluster {
     /// Carries out one output.
@@ -29,7 +28,7 @@ impl Cluster {
             Output::Apply { from, through, entries } => self.order_apply(host, from, through, &entries),
             Output::LoadLog { id, from, through, bytes_max } => self.load(host, id, from, through, bytes_max),
             Output::FetchSnapshot { from, at_least, reseed } => {
-                self.fetch(host, from, at_least, reseed);
+                self.fetch(host, from, at_least.seq, reseed);
                 Ok(())
             }
             Output::Proposed { id, first, last } => {
@@ -291,10 +290,9 @@ impl Cluster {
             let news = self.oracles.prefix.committed(entry);
             let news = news.map_err(|d| self.failure("O4 committed logs are equal", d))?;
             if news && entry.kind == EntryKind::Config {
-                let membership = decode_membership(entry.payload.clone())
-                    .map_err(|e| self.failure("a membership decodes", e.to_string()))?;
-                if self.membership.as_ref().is_none_or(|(at, _)| *at < entry.seq) {
-                    self.membership = Some((entry.seq, Arc::new(membership)));
+                let later = self.membership.as_ref().is_none_or(|(at, _)| *at < entry.seq);
+                if let (true, Some(membership)) = (later, &self.contents.of(entry).membership) {
+                    self.membership = Some((entry.seq, membership.clone()));
                 }
             }
         }

@@ -47,7 +47,8 @@ impl Samples {
     /// What is told to others.
     pub(super) fn recent(&self) -> Vec<(Seq, ContentHash)> {
         let skip = self.ring.len().saturating_sub(Self::TOLD);
-        let mut recent: Vec<_> = self.ring.iter().skip(skip).copied().collect();
+        let mut recent = Vec::with_capacity(Self::TOLD + 1);
+        recent.extend(self.ring.iter().skip(skip));
         if self.latest.0 > Seq(0) && recent.last() != Some(&self.latest) {
             recent.push(self.latest);
         }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use core::fmt;
 
 /// Where a frame came from or goes to.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub enum Route {
     /// A seat's or member's address, dialled by this node.
     Url(Url),
@@ -119,7 +119,7 @@ pub enum Input {
 }
 
 /// How the store fares.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum StoreHealth {
     /// There is room again. It does not end [`StoreHealth::ApplyHalted`] or
     /// [`StoreHealth::Quarantined`]: only an installed snapshot does.
@@ -137,7 +137,7 @@ pub enum StoreHealth {
 }
 
 /// What an administrator may order.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum AdminCommand {
     /// Add a member, or change what a member is to become.
     AddMember {
@@ -168,7 +168,7 @@ pub enum AdminCommand {
 }
 
 /// Names a member.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum MemberRef {
     /// By name.
     Id(NodeId),
@@ -177,7 +177,7 @@ pub enum MemberRef {
 }
 
 /// How an order ended.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum AdminOutcome {
     /// Done, and committed where it changes the membership.
     Done,
@@ -233,7 +233,7 @@ impl Recovered {
 }
 
 /// What must be durable before a node speaks of it.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]
 pub struct HardState {
     /// The cluster it belongs to.
     pub cluster: ClusterId,
@@ -248,7 +248,7 @@ pub struct HardState {
 }
 
 /// Something to make durable.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Record {
     /// Replace the hard state (its high-water mark is the driver's to keep
     /// current with the log).
@@ -264,7 +264,7 @@ pub enum Record {
 }
 
 /// What a node tells its driver to do.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Output {
     /// Make this durable, in the order given, then say [`Input::Persisted`].
     Persist {
@@ -379,7 +379,7 @@ pub enum Output {
 }
 
 /// Who writes, as this node sees it.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]
 pub struct Pin {
     /// The term.
     pub term: Term,
@@ -391,7 +391,7 @@ pub struct Pin {
 }
 
 /// A permit to run one group, checked again when it is proposed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct WritePermit {
     /// The term in which it holds.
     pub term: Term,
@@ -400,7 +400,7 @@ pub struct WritePermit {
 }
 
 /// Why a node will not write, or read linearizably; says what to do next.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Refusal {
     /// Another node writes: go there.
     NotWriter {
@@ -425,7 +425,7 @@ pub enum Refusal {
 }
 
 /// Something worth a log line or a counter.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Event {
     /// A cluster was founded or joined.
     Joined {
@@ -545,7 +545,7 @@ pub enum Event {
 }
 
 /// Why a writer stepped down.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum StepDownReason {
     /// A higher term was heard of.
     HigherTerm,
@@ -569,7 +569,7 @@ pub enum StepDownReason {
 }
 
 /// Why a frame was dropped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum FrameRefusal {
     /// It belongs to another cluster.
     OtherCluster,

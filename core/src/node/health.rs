@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 /// Content hashes at positions that others are likely to have as well.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Samples {
     latest: (Seq, ContentHash),
     ring: VecDeque<(Seq, ContentHash)>,
@@ -69,7 +69,7 @@ impl Samples {
 }
 
 /// What keeps a node from serving.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Health {
     pub(super) full: bool,
     /// It gave the pin up over its slow disk, which has not caught up yet.

@@ -82,7 +82,7 @@ impl Contents {
 }
 
 /// The content of one `data.db`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Data {
     /// Everything up to here is in it.
     pub applied: Position,

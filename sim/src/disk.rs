@@ -14,7 +14,7 @@ use base_ha_core::wire::decode_membership;
 use std::collections::VecDeque;
 
 /// A log: what follows `base`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Log {
     /// The point before the first entry.
     pub base: Position,
@@ -72,7 +72,7 @@ impl Log {
 }
 
 /// Something on its way to the disk.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum DiskOp {
     /// A record of the node.
     Record {
@@ -94,7 +94,7 @@ pub enum DiskOp {
 }
 
 /// One machine's disk.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Disk {
     /// The hard state that a crash leaves.
     pub hard: HardState,
@@ -195,6 +195,11 @@ impl Disk {
     /// Whether the oldest thing under way is a snapshot.
     pub fn installs_next(&self) -> bool {
         matches!(self.pending.front(), Some(DiskOp::Install { .. }))
+    }
+
+    /// The `n`-th thing under way, the oldest being the first.
+    pub fn under_way(&self, n: usize) -> Option<&DiskOp> {
+        self.pending.get(n)
     }
 
     /// How much is under way.

@@ -28,6 +28,7 @@
 //! | `cluster`, `queue` | machines, processes; what happens next |
 //! | `workload` | clients and administrators |
 //! | `oracle` | what must hold |
+//! | `model` | all orders of events at small size |
 //! | `phases` | a run from start to end |
 //! | `trace`, `report` | what is said about it |
 //! | `fuzz` | bodies of the fuzz targets, for the shell's decoders too |
@@ -40,6 +41,7 @@ pub mod cluster;
 pub mod data;
 pub mod disk;
 pub mod fuzz;
+pub mod model;
 pub mod network;
 pub mod oracle;
 pub mod phases;

@@ -5,12 +5,14 @@
 #![expect(clippy::print_stdout, reason = "a command-line tool")]
 
 use base_ha_sim::batch::{self, Outcome};
+use base_ha_sim::model::{Scope, explore};
 use base_ha_sim::plan::Plan;
 use base_ha_sim::shell::{self, plan::ShellPlan};
 use base_ha_sim::trace::TraceMode;
 use clap::Parser;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 /// Deterministic simulation of base-ha: the core alone, or whole nodes.
 #[derive(Parser)]
@@ -40,6 +42,15 @@ struct Arguments {
     /// Run each seed in two fresh processes and compare their full traces.
     #[arg(long)]
     twice: bool,
+    /// Try every order of events at small size instead: `small`, or `all`.
+    #[arg(long, conflicts_with_all = ["seed", "plan"])]
+    model: Option<String>,
+    /// Try every order of events at small size instead of seeds.
+    #[arg(long, conflicts_with_all = ["seed", "plan"])]
+    model: bool,
+    /// Give up each search of --model after so many seconds.
+    #[arg(long, default_value_t = 3600)]
+    model_seconds: u64,
     /// Threads; a seed's run does not depend on it.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -55,6 +66,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.shell {
         return shell(&arguments);
+    }
+    if arguments.model {
+        return model(arguments.threads, Duration::from_secs(arguments.model_seconds));
     }
     if let Some(path) = &arguments.plan {
         return match read_plan(path) {
@@ -118,6 +132,17 @@ fn shell(arguments: &Arguments) -> ExitCode {
             if batch.failures.is_empty() && complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// Searches every scope there is.
+fn model(threads: usize, limit: Duration) -> ExitCode {
+    let mut sound = true;
+    for scope in Scope::all() {
+        let found = explore(scope, threads, limit);
+        println!("{found}");
+        sound &= found.broken.is_none() && found.complete;
+    }
+    if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn read_plan<P: serde::de::DeserializeOwned>(path: &PathBuf) -> Result<P, String> {

@@ -146,7 +146,7 @@ pub struct Append {
 
 /// A piece of one entry's payload. What it is a piece of is told with each, so
 /// that one that comes alone, or late, is known for what it is.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Part {
     /// The entry, its payload left out. Its hash is that of the whole.
     pub head: Entry,

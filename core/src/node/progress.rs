@@ -39,7 +39,7 @@ struct Flight {
 }
 
 /// A bare append, which is answered without waiting for a disk.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Asked {
     sent: MonoTime,
     /// The window was well used when it left.

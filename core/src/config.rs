@@ -10,7 +10,7 @@ use core::fmt;
 use core::time::Duration;
 
 /// The core's settings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Config {
     /// `BASE_NODE_ID`.
     pub id: NodeId,

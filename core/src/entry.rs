@@ -7,7 +7,7 @@ use crate::position::Position;
 use bytes::Bytes;
 
 /// What an entry is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[repr(u8)]
 pub enum EntryKind {
     /// A new writer's first entry of its term: nothing to apply, but once it is
@@ -20,7 +20,7 @@ pub enum EntryKind {
 }
 
 /// One entry of a stream.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Entry {
     /// The stream it belongs to.
     pub stream: StreamId,

@@ -38,7 +38,7 @@ pub struct ClockSkew {
 }
 
 /// One node's clock.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct HybridClock {
     last: Hlc,
     skew_max: Duration,

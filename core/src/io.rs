@@ -16,7 +16,7 @@ use bytes::Bytes;
 use core::fmt;
 
 /// Where a frame came from or goes to.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub enum Route {
     /// A seat's or member's address, dialled by this node.
     Url(Url),
@@ -121,7 +121,7 @@ pub enum Input {
 }
 
 /// How the store fares.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum StoreHealth {
     /// There is room again. It does not end [`StoreHealth::ApplyHalted`] or
     /// [`StoreHealth::Quarantined`]: only an installed snapshot does.
@@ -139,7 +139,7 @@ pub enum StoreHealth {
 }
 
 /// What an administrator may order.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum AdminCommand {
     /// Add a member, or change what a member is to become.
     AddMember {
@@ -170,7 +170,7 @@ pub enum AdminCommand {
 }
 
 /// Names a member.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum MemberRef {
     /// By name.
     Id(NodeId),
@@ -179,7 +179,7 @@ pub enum MemberRef {
 }
 
 /// How an order ended.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum AdminOutcome {
     /// Done, and committed where it changes the membership.
     Done,
@@ -235,7 +235,7 @@ impl Recovered {
 }
 
 /// What must be durable before a node speaks of it.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]
 pub struct HardState {
     /// The cluster it belongs to.
     pub cluster: ClusterId,
@@ -250,7 +250,7 @@ pub struct HardState {
 }
 
 /// Something to make durable.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Record {
     /// Replace the hard state (its high-water mark is the driver's to keep
     /// current with the log).
@@ -266,7 +266,7 @@ pub enum Record {
 }
 
 /// What a node tells its driver to do.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Output {
     /// Make this durable, in the order given, then say [`Input::Persisted`].
     Persist {
@@ -381,7 +381,7 @@ pub enum Output {
 }
 
 /// Who writes, as this node sees it.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Hash)]
 pub struct Pin {
     /// The term.
     pub term: Term,
@@ -393,7 +393,7 @@ pub struct Pin {
 }
 
 /// A permit to run one group, checked again when it is proposed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct WritePermit {
     /// The term in which it holds.
     pub term: Term,
@@ -402,7 +402,7 @@ pub struct WritePermit {
 }
 
 /// Why a node will not write, or read linearizably; says what to do next.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Refusal {
     /// Another node writes: go there.
     NotWriter {
@@ -427,7 +427,7 @@ pub enum Refusal {
 }
 
 /// Something worth a log line or a counter.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Event {
     /// A cluster was founded or joined.
     Joined {
@@ -547,7 +547,7 @@ pub enum Event {
 }
 
 /// Why a writer stepped down.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum StepDownReason {
     /// A higher term was heard of.
     HigherTerm,
@@ -571,7 +571,7 @@ pub enum StepDownReason {
 }
 
 /// Why a frame was dropped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum FrameRefusal {
     /// It belongs to another cluster.
     OtherCluster,

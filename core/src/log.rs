@@ -12,7 +12,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 /// The view of one stream's log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Log {
     /// The point before the first entry.
     base: Position,

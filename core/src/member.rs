@@ -7,7 +7,7 @@ use crate::ids::{ClusterId, ConfigVersion, Incarnation, Lineage, NodeId, Url};
 use alloc::vec::Vec;
 
 /// How writers are chosen and when an entry is committed; fixed at birth.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[repr(u8)]
 pub enum QuorumMode {
     /// One writer per term, committed by a majority of voters.
@@ -17,7 +17,7 @@ pub enum QuorumMode {
 }
 
 /// What a member may do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Role {
     /// Follows the log; counted in no quorum.
@@ -30,7 +30,7 @@ pub enum Role {
 }
 
 /// One seat.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Member {
     /// Where it is reached; unique in a membership.
     pub url: Url,
@@ -44,7 +44,7 @@ pub struct Member {
 }
 
 /// The membership after one logged change.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Membership {
     /// Adds one with each change.
     pub version: ConfigVersion,
@@ -99,11 +99,11 @@ impl Membership {
 
     /// Whether that incarnation of that node is a member, in whatever role.
     pub fn admits(&self, id: &NodeId, incarnation: Incarnation) -> bool {
-        self.members.iter().any(|m| m.identity.as_ref().is_some_and(|(i, n)| i == id && *n == incarnation))
+        self.members.iter().any(|m| m.identity.as_ref().is_some_and(|(i, n)| *n == incarnation && i == id))
     }
 
     /// Whether that incarnation of that node is counted in quorums.
     pub fn is_voter(&self, id: &NodeId, incarnation: Incarnation) -> bool {
-        self.voters().any(|m| m.identity.as_ref().is_some_and(|(i, n)| i == id && *n == incarnation))
+        self.voters().any(|m| m.identity.as_ref().is_some_and(|(i, n)| *n == incarnation && i == id))
     }
 }

@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 /// One frame: who says it, from what standing, and what.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Envelope {
     /// The sender's cluster; [`ClusterId::NONE`] before birth.
     pub cluster: ClusterId,
@@ -35,7 +35,7 @@ pub struct Envelope {
 }
 
 /// What is said.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Message {
     /// "I exist": sent to every seat until its cluster is known, and by every
     /// member to every other once a heartbeat. Carries what liveness, lag,
@@ -99,7 +99,7 @@ pub enum Message {
 }
 
 /// A node's standing, once a heartbeat.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Ping {
     /// The sender's clock, to be echoed.
     pub sent: MonoTime,
@@ -125,7 +125,7 @@ pub struct Ping {
 }
 
 /// The writer's entries and what it knows.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Append {
     /// The sender's clock when it sent this, echoed in the answer: the lease
     /// counts from it (R1).
@@ -146,7 +146,7 @@ pub struct Append {
 
 /// A piece of one entry's payload. What it is a piece of is told with each, so
 /// that one that comes alone, or late, is known for what it is.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Part {
     /// The entry, its payload left out. Its hash is that of the whole.
     pub head: Entry,
@@ -161,7 +161,7 @@ pub struct Part {
 }
 
 /// What a follower has.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Appended {
     /// The append's `sent`, unchanged.
     pub echo: MonoTime,
@@ -172,7 +172,7 @@ pub struct Appended {
 }
 
 /// How an append went.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum AppendResult {
     /// Log matching held; durable in the follower's log up to here.
     Durable {
@@ -198,7 +198,7 @@ pub enum AppendResult {
 }
 
 /// Why a node is turned away.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub enum Refused {
     /// The receiver of this belongs to another cluster than the sender.
     OtherCluster {

@@ -61,7 +61,7 @@ use peer::Peer;
 use progress::Writer;
 
 /// Why a node wants to be woken.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub enum Timer {
     /// To ping everyone and, as writer, to renew the lease.
     Heartbeat,
@@ -80,7 +80,7 @@ pub enum Timer {
 }
 
 /// What a node is doing about the term.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Stance {
     Follower,
     PreCandidate(Campaign),
@@ -89,13 +89,16 @@ enum Stance {
 }
 
 /// A follower's word to a writer: no vote for others until then.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Promise {
     to: NodeId,
     until: MonoTime,
 }
 
-/// One node.
+/// One node. A copy of it goes on in the same way if it is given the same: a
+/// model checker explores what may come next from copies, and knows by their
+/// hash where it has been.
+#[derive(Clone, Hash)]
 pub struct Node {
     config: Config,
     seats_digest: u128,

@@ -8,7 +8,7 @@ use alloc::collections::BTreeMap;
 
 /// One point of one stream: the entry there, by number, term and chained hash.
 /// Two logs that agree at a point agree on everything before it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub struct Position {
     /// The entry's place.
     pub seq: Seq,

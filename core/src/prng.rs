@@ -6,7 +6,7 @@
 use core::time::Duration;
 
 /// Xoshiro256++ (Blackman and Vigna 2019). Not for secrets.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Prng {
     state: [u64; 4],
 }

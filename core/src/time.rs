@@ -17,7 +17,7 @@ pub struct MonoTime(pub u64);
 pub struct WallTime(pub u64);
 
 /// Both clocks, read once per turn of the driver's loop.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub struct Now {
     /// The monotonic clock.
     pub mono: MonoTime,

@@ -12,6 +12,7 @@ mod strike;
 
 use crate::clients::{Read, Request};
 use crate::clock::{Clock, TrueTime};
+use crate::data::Contents;
 use crate::disk::{Disk, DiskOp, Unsynced};
 use crate::network::{Frame, Network};
 use crate::oracle::fitness::{self, Ills};
@@ -19,6 +20,7 @@ use crate::oracle::lease;
 use crate::oracle::{Oracles, Verdict};
 use crate::plan::{Fault, Plan};
 use crate::prng::Prng;
+use crate::queue::Queue;
 use crate::report::{Counts, Failure};
 use crate::timeline::{Standing, Timeline};
 use crate::trace::{Trace, TraceMode};
@@ -44,7 +46,6 @@ const CURRENT_VERSION: u8 = 1;
 
 /// Something that happens at a moment.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "an input is moved once, by value")]
 pub(crate) enum Event {
     /// A frame reaches a machine.
     Arrive(Frame),
@@ -53,11 +54,11 @@ pub(crate) enum Event {
     /// A process's deadline.
     Wake { host: usize, boot: u64, at: TrueTime },
     /// A process's driver finished something.
-    Give { host: usize, boot: u64, input: Input },
+    Give { host: usize, boot: u64, input: Box<Input> },
     /// A process's store applies what is next.
     ApplyNext { host: usize, boot: u64 },
     /// A snapshot that was asked for arrives, or not.
-    Snapshot { host: usize, boot: u64, from: Url, at_least: Position, reseed: bool },
+    Snapshot { host: usize, boot: u64, from: Url, at_least: Seq, reseed: bool },
     /// A process looks whether its log may be trimmed.
     TrimCheck { host: usize },
     /// A client acts.
@@ -185,11 +186,11 @@ pub(crate) struct Host {
 pub(crate) struct Cluster {
     pub(crate) plan: Plan,
     pub(crate) now: TrueTime,
-    queue: BTreeMap<(TrueTime, u64), Event>,
-    next_event: u64,
+    queue: Queue<Event>,
     pub(crate) hosts: Vec<Host>,
     pub(crate) net: Network,
     pub(crate) oracles: Oracles,
+    contents: Contents,
     pub(crate) counts: Counts,
     pub(crate) trace: Trace,
     /// Where what happens is kept, if somebody wants to look at it.
@@ -268,11 +269,11 @@ impl Cluster {
         let prng = |name| Prng::named(plan.seed, name);
         let mut cluster = Self {
             now: TrueTime(0),
-            queue: BTreeMap::new(),
-            next_event: 0,
+            queue: Queue::default(),
             net: Network::new(plan.net.clone(), hosts.len(), prng("net")),
             hosts,
             oracles: Oracles::default(),
+            contents: Contents::default(),
             counts: Counts::default(),
             trace: Trace::new(mode),
             timeline: None,
@@ -313,9 +314,7 @@ impl Cluster {
 
     /// Puts an event into the queue; events of one moment keep their order.
     pub(crate) fn at(&mut self, at: TrueTime, event: Event) {
-        let key = (at.max(self.now), self.next_event);
-        self.next_event += 1;
-        self.queue.insert(key, event);
+        self.queue.put(at.max(self.now), event);
     }
 
     /// Lets the world go on until `until`.
@@ -323,11 +322,7 @@ impl Cluster {
     /// # Errors
     /// The first property that does not hold.
     pub(crate) fn run_until(&mut self, until: TrueTime) -> Result<(), Failure> {
-        while let Some(next) = self.queue.first_entry() {
-            if next.key().0 > until {
-                break;
-            }
-            let ((at, _), event) = next.remove_entry();
+        while let Some((at, event)) = self.queue.take(until) {
             self.now = at;
             self.happen(event)?;
         }
@@ -349,10 +344,10 @@ impl Cluster {
                 }
                 Ok(())
             }
-            Event::Give { host, boot, input } => self.give(host, boot, input),
+            Event::Give { host, boot, input } => self.give(host, boot, *input),
             Event::ApplyNext { host, boot } => self.apply_next(host, boot),
             Event::Snapshot { host, boot, from, at_least, reseed } => {
-                self.snapshot_arrives(host, boot, &from, &at_least, reseed)
+                self.snapshot_arrives(host, boot, &from, at_least, reseed)
             }
             Event::TrimCheck { host } => self.trim_check(host),
             Event::Client => self.client_acts(),
@@ -442,8 +437,8 @@ impl Cluster {
             return Ok(());
         };
         let mut out = std::mem::take(&mut self.out);
+        // It asserts its own invariants at the end of each turn.
         process.node.step(now, input, &mut out);
-        process.node.check();
         let boot = process.boot;
         if stale && out.iter().any(|o| matches!(o, Output::Persist { record: Record::Append { .. }, .. })) {
             return Err(self.failure(
@@ -554,7 +549,8 @@ impl Cluster {
         };
         let now = machine.clock.now(at);
         let write = process.node.may_write(now).ok();
-        let read = process.node.may_read(now).ok();
+        // Whoever may write may read; others are asked.
+        let read = write.is_some() || process.node.may_read(now).is_ok();
         let incarnation = process.incarnation;
         let applied = machine.disk.data.applied.seq;
         if let Some(permit) = &write {
@@ -565,7 +561,7 @@ impl Cluster {
             let hosts = &self.hosts;
             let verdict = self.oracles.permit.asked(host, write, |other| hosts[other].clock.mono(at));
             self.verdict("O1b one permit at a time", verdict)?;
-            if read.is_some() {
+            if read {
                 let acked = self.oracles.survival.furthest();
                 self.counts.add("read_local_current");
                 self.verdict(

@@ -8,7 +8,7 @@ use crate::clients::Request;
 use base_ha_core::changeset::{Change, ChangeSet, RequestId, Value};
 use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::hlc::Hlc;
-use base_ha_core::ids::{ContentHash, Seq};
+use base_ha_core::ids::{ContentHash, Hash, Seq};
 use base_ha_core::member::Membership;
 use base_ha_core::position::Position;
 use base_ha_core::wire::{decode_changeset, decode_membership};
@@ -20,8 +20,79 @@ pub const REGISTERS: usize = 4;
 /// How many clients there are.
 pub const CLIENTS: usize = 8;
 
+/// What an entry says, once its payload is read.
+#[derive(Clone, Debug, Default)]
+pub struct Content {
+    /// The client's request that it carries.
+    pub request: Option<RequestId>,
+    /// The register that the request writes, and what.
+    pub write: Option<(usize, i64)>,
+    /// The numbers that it inserts, in order.
+    pub numbers: Vec<i64>,
+    /// The membership that it brings.
+    pub membership: Option<Arc<Membership>>,
+}
+
+impl Content {
+    /// Reads an entry's payload.
+    ///
+    /// # Panics
+    /// If it does not decode: a node or the workload encoded it.
+    pub fn of(entry: &Entry) -> Self {
+        match entry.kind {
+            EntryKind::Noop => Self::default(),
+            EntryKind::Config => {
+                let membership = decode_membership(entry.payload.clone()).expect("a membership that a node encoded");
+                Self { membership: Some(Arc::new(membership)), ..Self::default() }
+            }
+            EntryKind::Data => {
+                let set = decode_changeset(entry.payload.clone()).expect("a change-set that the workload encoded");
+                let inserted = set.changes.iter().flat_map(|change| match change {
+                    Change::Insert { new, .. } => new.as_slice(),
+                    _ => &[],
+                });
+                let numbers = inserted.filter_map(|value| match value {
+                    Value::Integer(number) => Some(*number),
+                    _ => None,
+                });
+                let numbers = numbers.collect();
+                Self { request: Some(set.request), write: write_of(&set), numbers, membership: None }
+            }
+        }
+    }
+}
+
+/// What entries say, read once for all machines that apply them.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// By place in the log, with the entry's hash: should two be applied in one
+    /// place after all, each says its own.
+    read: Vec<Option<(Hash, Arc<Content>)>>,
+}
+
+impl Contents {
+    /// What `entry` says.
+    ///
+    /// # Panics
+    /// As [`Content::of`].
+    pub fn of(&mut self, entry: &Entry) -> Arc<Content> {
+        let index = entry.seq.0 as usize;
+        if self.read.len() <= index {
+            self.read.resize(index + 1, None);
+        }
+        match &self.read[index] {
+            Some((hash, content)) if *hash == entry.hash => content.clone(),
+            _ => {
+                let content = Arc::new(Content::of(entry));
+                self.read[index] = Some((entry.hash, content.clone()));
+                content
+            }
+        }
+    }
+}
+
 /// The content of one `data.db`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Data {
     /// Everything up to here is in it.
     pub applied: Position,
@@ -40,32 +111,24 @@ pub struct Data {
 }
 
 impl Data {
-    /// Applies the entry that follows.
+    /// Applies the entry that follows, which says `content`.
     ///
     /// # Panics
     /// If it does not follow: order is the oracle's business, which looks first.
-    pub fn apply(&mut self, entry: &Entry) {
-        assert!(entry.follows(&self.applied), "entry {} applied after {:?}", entry.seq, self.applied);
-        match entry.kind {
-            EntryKind::Noop => {}
-            EntryKind::Config => {
-                let membership = decode_membership(entry.payload.clone()).expect("a membership that a node encoded");
-                self.membership = Some((entry.seq, Arc::new(membership)));
-            }
-            EntryKind::Data => {
-                let set = decode_changeset(entry.payload.clone()).expect("a change-set that the workload encoded");
-                for change in &set.changes {
-                    if let Change::Insert { new, .. } = change {
-                        self.fold(new);
-                    }
-                }
-                if let Some((client, number)) = Request::of(set.request) {
-                    self.sessions[client] = self.sessions[client].max(number);
-                }
-                if let Some((register, value)) = write_of(&set) {
-                    self.registers[register] = value;
-                }
-            }
+    pub fn apply(&mut self, entry: &Entry, content: &Content) {
+        let follows = entry.seq.0 == self.applied.seq.0 + 1 && entry.prev_hash == self.applied.hash;
+        assert!(follows, "entry {} applied after {:?}", entry.seq, self.applied);
+        if let Some(membership) = &content.membership {
+            self.membership = Some((entry.seq, membership.clone()));
+        }
+        for number in &content.numbers {
+            self.fold(*number);
+        }
+        if let Some((client, number)) = content.request.and_then(Request::of) {
+            self.sessions[client] = self.sessions[client].max(number);
+        }
+        if let Some((register, value)) = content.write {
+            self.registers[register] = value;
         }
         self.hlc = self.hlc.max(entry.hlc);
         self.applied = entry.position();
@@ -77,14 +140,10 @@ impl Data {
         self.damaged = true;
     }
 
-    fn fold(&mut self, row: &[Value]) {
+    fn fold(&mut self, number: i64) {
         const PRIME: u128 = 0x0100_0000_0000_0000_0000_013b;
-        for value in row {
-            if let Value::Integer(number) = value {
-                self.content =
-                    ContentHash((self.content.0 ^ u128::from(*number as u64)).wrapping_add(1).wrapping_mul(PRIME));
-            }
-        }
+        let mixed = self.content.0 ^ u128::from(number as u64);
+        self.content = ContentHash(mixed.wrapping_add(1).wrapping_mul(PRIME));
     }
 }
 
@@ -98,18 +157,5 @@ fn write_of(set: &ChangeSet) -> Option<(usize, i64)> {
             Some((usize::try_from(*register).ok().filter(|register| *register < REGISTERS)?, *value))
         }
         _ => None,
-    }
-}
-
-/// What an entry does for a client, if it is one of a client: its request, the
-/// register that it writes, and the value.
-pub fn write_in(entry: &Entry) -> Option<(RequestId, usize, i64)> {
-    match entry.kind {
-        EntryKind::Noop | EntryKind::Config => None,
-        EntryKind::Data => {
-            let set = decode_changeset(entry.payload.clone()).ok()?;
-            let (register, value) = write_of(&set)?;
-            Some((set.request, register, value))
-        }
     }
 }

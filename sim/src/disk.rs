@@ -5,7 +5,7 @@
 //! of those under way. `data.db` is synced less often than the log: a power cut
 //! takes it back to any commit since its last checkpoint.
 
-use crate::data::Data;
+use crate::data::{Content, Data};
 use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::ids::{Incarnation, Seq};
 use base_ha_core::io::{HardState, PersistId, Record, Recovered};
@@ -14,7 +14,7 @@ use base_ha_core::wire::decode_membership;
 use std::collections::VecDeque;
 
 /// A log: what follows `base`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Log {
     /// The point before the first entry.
     pub base: Position,
@@ -54,7 +54,9 @@ impl Log {
 
     fn append(&mut self, entries: &[Entry]) {
         for entry in entries {
-            assert!(entry.follows(&self.last()), "entry {} does not follow {:?}", entry.seq, self.last());
+            let last = self.last();
+            let follows = entry.seq.0 == last.seq.0 + 1 && entry.prev_hash == last.hash && entry.term >= last.term;
+            assert!(follows, "entry {} does not follow {last:?}", entry.seq);
             self.entries.push_back(entry.clone());
         }
     }
@@ -70,7 +72,7 @@ impl Log {
 }
 
 /// Something on its way to the disk.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum DiskOp {
     /// A record of the node.
     Record {
@@ -92,7 +94,7 @@ pub enum DiskOp {
 }
 
 /// One machine's disk.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Disk {
     /// The hard state that a crash leaves.
     pub hard: HardState,
@@ -139,6 +141,10 @@ impl Disk {
             DiskOp::Record { record: Record::Append { keep, entries }, .. } => {
                 if let Some(keep) = keep {
                     self.seen.keep(*keep);
+                }
+                // Here each entry comes in; from now on it cannot change.
+                for entry in entries {
+                    assert_eq!(entry.hash, entry.compute_hash(), "the hash of entry {}", entry.seq);
                 }
                 self.seen.append(entries);
             }
@@ -191,17 +197,22 @@ impl Disk {
         matches!(self.pending.front(), Some(DiskOp::Install { .. }))
     }
 
+    /// The `n`-th thing under way, the oldest being the first.
+    pub fn under_way(&self, n: usize) -> Option<&DiskOp> {
+        self.pending.get(n)
+    }
+
     /// How much is under way.
     pub fn pending(&self) -> usize {
         self.pending.len()
     }
 
-    /// Applies one entry to `data.db`.
-    pub fn apply(&mut self, entry: &Entry) {
+    /// Applies one entry, which says `content`, to `data.db`.
+    pub fn apply(&mut self, entry: &Entry, content: &Content) {
         if self.commits.is_empty() {
             self.commits.push(self.data.clone());
         }
-        self.data.apply(entry);
+        self.data.apply(entry, content);
         self.commits.push(self.data.clone());
     }
 

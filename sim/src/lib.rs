@@ -25,9 +25,10 @@
 //! |---|---|
 //! | `prng`, `plan`, `plan_file` | chance; a run as data, and as a file |
 //! | `network`, `disk`, `clock`, `data`, `version` | the virtual world |
-//! | `cluster` | machines, processes, the event queue |
+//! | `cluster`, `queue` | machines, processes; what happens next |
 //! | `workload`, `clients` | who asks for what, and what it makes of the answers |
 //! | `oracle` | what must hold |
+//! | `model` | all orders of events at small size |
 //! | `phases` | a run from start to end |
 //! | `trace`, `timeline`, `report` | what is said about it |
 //! | `shrink` | a smaller plan that fails the same way |
@@ -42,6 +43,7 @@ pub mod cluster;
 pub mod data;
 pub mod disk;
 pub mod fuzz;
+pub mod model;
 #[cfg(base_ha_mutants)]
 pub mod mutants;
 pub mod network;
@@ -50,6 +52,7 @@ pub mod phases;
 pub mod plan;
 pub mod plan_file;
 pub mod prng;
+pub mod queue;
 pub mod report;
 pub mod shell;
 pub mod shrink;

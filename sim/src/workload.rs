@@ -143,7 +143,7 @@ impl Cluster {
             process.group = Some(OpenGroup { id, logged: None, requests });
         }
         let us = self.workload.prng.within(1..=self.workload.plan.execute_us_max);
-        let input = Input::Propose { id, payloads };
+        let input = Box::new(Input::Propose { id, payloads });
         self.at(self.now.plus_us(us), Event::Give { host, boot, input });
         Ok(())
     }

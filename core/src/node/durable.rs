@@ -17,13 +17,13 @@ pub(super) enum Gate {
     Log,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 enum What {
     HardState,
     Log { through: Seq },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Pending {
     id: PersistId,
     what: What,
@@ -42,7 +42,7 @@ pub(super) struct Finished {
 }
 
 /// Records on their way to the disk, oldest first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Disk {
     last_id: PersistId,
     pending: VecDeque<Pending>,

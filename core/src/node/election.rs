@@ -16,7 +16,7 @@ use crate::time::{MonoTime, Now};
 use alloc::collections::BTreeSet;
 
 /// A candidacy under way.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Campaign {
     /// When it is given up.
     pub(super) until: MonoTime,

@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 /// Content hashes at positions that others are likely to have as well.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Samples {
     latest: (Seq, ContentHash),
     ring: VecDeque<(Seq, ContentHash)>,
@@ -47,7 +47,8 @@ impl Samples {
     /// What is told to others.
     pub(super) fn recent(&self) -> Vec<(Seq, ContentHash)> {
         let skip = self.ring.len().saturating_sub(Self::TOLD);
-        let mut recent: Vec<_> = self.ring.iter().skip(skip).copied().collect();
+        let mut recent = Vec::with_capacity(Self::TOLD + 1);
+        recent.extend(self.ring.iter().skip(skip));
         if self.latest.0 > Seq(0) && recent.last() != Some(&self.latest) {
             recent.push(self.latest);
         }
@@ -68,7 +69,7 @@ impl Samples {
 }
 
 /// What keeps a node from serving.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Health {
     pub(super) full: bool,
     /// It gave the pin up over its slow disk, which has not caught up yet.
@@ -214,21 +215,21 @@ impl Node {
     /// Replaces quarantined data from the writer's, or from somebody else's
     /// where that fails; its log stays.
     fn fetch_reseed(&mut self, now: Now, out: &mut Outbox) {
-        let Some((writer, url)) = self.known_writer().filter(|(id, _)| *id != self.config.id) else {
+        let Some((writer, url)) = self.known_writer().filter(|(id, _)| **id != self.config.id) else {
             return;
         };
         if !self.health.quarantined || !self.stores_data() || !self.health.may_fetch(now.mono) {
             return;
         }
         let at_least = self.log.base();
-        let mut sources = alloc::vec![url];
+        let mut sources = alloc::vec![url.clone()];
         for member in &self.membership().members {
             let Some((id, incarnation)) = member.identity.as_ref().filter(|_| member.role == Role::Voter) else {
                 continue;
             };
             let standing = self.peers.get(id).and_then(|p| p.standing.as_ref());
             let whole = standing.is_some_and(|s| s.eligible && s.applied >= at_least.seq);
-            if whole && *id != writer && *id != self.config.id && self.alive(id, *incarnation, now.mono) {
+            if whole && id != writer && *id != self.config.id && self.alive(id, *incarnation, now.mono) {
                 sources.push(member.url.clone());
             }
         }

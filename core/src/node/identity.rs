@@ -168,27 +168,23 @@ impl Node {
     /// Keeps the record of the sender; false if the frame is a late one of a
     /// process that has been succeeded.
     fn note_peer(&mut self, now: Now, route: &Route, envelope: &Envelope) -> bool {
-        if !self.peers.contains_key(&envelope.from) {
-            if self.peers.len() >= Self::PEERS_MAX {
-                return true;
+        if let Some(peer) = self.peers.get_mut(&envelope.from) {
+            if peer.processes.succeeded(envelope.nonce) {
+                // Its pongs still count as evidence that two processes live.
+                return matches!(envelope.message, Message::Pong { .. });
             }
-            let url = match &envelope.message {
-                Message::Ping(ping) => ping.url.clone(),
-                Message::Pong { standing, .. } => standing.url.clone(),
-                // Only a standing says where a node is.
-                _ => return true,
-            };
-            let peer = Peer::new(envelope.incarnation, url, route.clone(), now.mono);
-            self.peers.insert(envelope.from.clone(), peer);
-        }
-        let Some(peer) = self.peers.get_mut(&envelope.from) else {
+            peer.route = route.clone();
             return true;
-        };
-        if peer.processes.succeeded(envelope.nonce) {
-            // Its pongs still count as evidence that two processes live.
-            return matches!(envelope.message, Message::Pong { .. });
         }
-        peer.route = route.clone();
+        let url = match &envelope.message {
+            _ if self.peers.len() >= Self::PEERS_MAX => return true,
+            Message::Ping(ping) => ping.url.clone(),
+            Message::Pong { standing, .. } => standing.url.clone(),
+            // Only a standing says where a node is.
+            _ => return true,
+        };
+        let peer = Peer::new(envelope.incarnation, url, route.clone(), now.mono);
+        self.peers.insert(envelope.from.clone(), peer);
         true
     }
 

@@ -12,7 +12,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use core::time::Duration;
 
 /// How quickly a writer's entries reach the disks.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Pace {
     /// Own appends under way: the last entry of each, and since when.
     ordered: VecDeque<(Seq, MonoTime)>,
@@ -24,7 +24,7 @@ pub(super) struct Pace {
 }
 
 /// What a writer's slow disk did, for the log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub(super) struct Slow {
     /// Its quickest append.
     pub(super) own: Duration,

@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 /// An entry on its way to one follower.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Parts {
     /// The point before it.
     pub(super) prev: Position,
@@ -90,7 +90,7 @@ impl Parts {
 }
 
 /// An entry being put together. One at a time: the writer sends them in order.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Assembly {
     /// The entry's own hash tells it from any other at its place.
     hash: Hash,

@@ -10,7 +10,7 @@ use crate::time::MonoTime;
 use alloc::vec::Vec;
 
 /// One process that has proven to be alive by echoing a ping of ours.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Process {
     nonce: BootNonce,
     /// It was alive before this moment: the earliest receipt of a proof.
@@ -35,7 +35,7 @@ pub(super) enum Proof {
 
 /// The processes of one id. Their lifetimes are totally ordered when all is
 /// well, so "A, then B, then A again" is a proof that two of them live.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Processes {
     known: Vec<Process>,
 }
@@ -95,7 +95,7 @@ impl Processes {
 }
 
 /// Another node, by name.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Peer {
     /// The disk of its newest process.
     pub(super) incarnation: Incarnation,

@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 /// How a follower is being fed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub(super) enum Feed {
     /// One append at a time, until a common point is found.
     Probe {
@@ -27,7 +27,7 @@ pub(super) enum Feed {
 }
 
 /// One append under way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Flight {
     /// It is there once the follower has this entry durably, and so many bytes
     /// of the next one in memory.
@@ -39,7 +39,7 @@ struct Flight {
 }
 
 /// A bare append, which is answered without waiting for a disk.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Asked {
     sent: MonoTime,
     /// The window was well used when it left.
@@ -47,7 +47,7 @@ struct Asked {
 }
 
 /// One follower.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Progress {
     /// The disk that acknowledged; another one starts from nothing.
     pub(super) incarnation: Incarnation,
@@ -252,14 +252,14 @@ impl Progress {
 }
 
 /// A proposal whose entries are not all committed yet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(super) struct Proposal {
     pub(super) id: ProposalId,
     pub(super) last: Seq,
 }
 
 /// A read that waits for a proof that no one else is writer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(super) struct Read {
     pub(super) id: CallId,
     /// A quorum must answer an append that was sent after this.
@@ -267,7 +267,7 @@ pub(super) struct Read {
 }
 
 /// Why the pin is handed over.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub(super) enum Why {
     /// A preferred node asked, or this one is only a caretaker.
     Preference,
@@ -282,7 +282,7 @@ pub(super) enum Why {
 }
 
 /// A hand-over under way.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Handover {
     pub(super) to: NodeId,
     pub(super) why: Why,
@@ -292,7 +292,7 @@ pub(super) struct Handover {
 }
 
 /// What only a writer knows.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Writer {
     pub(super) term: Term,
     pub(super) since: MonoTime,

@@ -88,11 +88,12 @@ impl Node {
     }
 
     pub(super) fn on_ping(&mut self, now: Now, who: &Sender, ping: Ping, out: &mut Outbox) {
+        let echo = ping.sent;
         let peer = self.peers.get(&who.id);
         let proven = peer.and_then(|p| p.processes.current());
         let heard = peer.and_then(|p| p.heard);
         if proven.is_none() || proven == Some(who.nonce) {
-            self.take_standing(now, who, &ping, out);
+            self.take_standing(now, who, ping, out);
         }
         if planted!(self.config, PingsRenewLease)
             && let super::Stance::Writer(writer) = &mut self.stance
@@ -107,7 +108,7 @@ impl Node {
             progress.matched(ping.last.seq.min(self.log.last().seq), now.mono);
         }
         let standing = self.own_standing(now);
-        let pong = Message::Pong { echo: ping.sent, standing };
+        let pong = Message::Pong { echo, standing };
         self.send(who.route.clone(), Gate::HardState, pong, out);
         // One that fell silent and is not where the membership says it is gets
         // no other ping: its own address answers nobody.
@@ -150,12 +151,12 @@ impl Node {
         }
         peer.hear(echo);
         peer.route = who.route.clone();
-        self.take_standing(now, who, &standing, out);
         self.learn_seat(who, &standing);
+        self.take_standing(now, who, standing, out);
         self.on_standing_as_writer(now, &who.id, out);
     }
 
-    fn take_standing(&mut self, now: Now, who: &Sender, ping: &Ping, out: &mut Outbox) {
+    fn take_standing(&mut self, now: Now, who: &Sender, ping: Ping, out: &mut Outbox) {
         let Some(peer) = self.peers.get_mut(&who.id) else {
             return;
         };
@@ -178,7 +179,7 @@ impl Node {
             out.push(Output::Event(Event::ClockSkew { id: who.id.clone(), ms: ahead }));
         }
         peer.skewed = skewed;
-        peer.standing = Some(ping.clone());
+        peer.standing = Some(ping);
     }
 
     /// Whether that incarnation was certainly alive within the last lease.

@@ -13,15 +13,23 @@ use alloc::vec::Vec;
 impl Node {
     /// Sends [`Output::Pin`] when it changed.
     pub(super) fn report_pin(&mut self, now: Now, out: &mut Outbox) {
-        let pin = self.current_pin(now);
-        if pin != self.pin {
-            self.pin = pin.clone();
-            out.push(Output::Pin(pin));
+        // On every turn, and mostly nothing changed: compared before copied.
+        let writer = self.known_writer();
+        let same_writer = writer == self.pin.writer.as_ref().map(|(id, url)| (id, url));
+        if same_writer && self.pin.term == self.hard.term && self.pin.writable == self.writable(now) {
+            return;
         }
+        self.pin = self.current_pin(now);
+        out.push(Output::Pin(self.pin.clone()));
     }
 
     fn current_pin(&self, now: Now) -> Pin {
-        let writable = match &self.stance {
+        let writer = self.known_writer().map(|(id, url)| (id.clone(), url.clone()));
+        Pin { term: self.hard.term, writer, writable: self.writable(now) }
+    }
+
+    fn writable(&self, now: Now) -> bool {
+        match &self.stance {
             Stance::Writer(writer) => {
                 self.ready(writer)
                     && self.eligible(now.mono)
@@ -29,8 +37,7 @@ impl Node {
                     && !writer.handover.as_ref().is_some_and(|h| h.sent)
             }
             Stance::Follower | Stance::PreCandidate(_) | Stance::Candidate(_) => false,
-        };
-        Pin { term: self.hard.term, writer: self.known_writer(), writable }
+        }
     }
 
     pub(super) fn part(&self) -> Part {

@@ -8,7 +8,7 @@ use crate::time::MonoTime;
 use core::time::Duration;
 
 /// What an answer says of the way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(super) struct Answer {
     /// The window was well used: a quick answer says that there is more room.
     /// On an idle way every answer is quick.
@@ -18,7 +18,7 @@ pub(super) struct Answer {
 }
 
 /// The room on the way to one follower.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Window {
     bytes: usize,
     /// Answers to what was sent before this say how it was under another

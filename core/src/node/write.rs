@@ -9,11 +9,12 @@ use super::pace::Pace;
 use super::progress::{Progress, Proposal, Read, Writer};
 use super::{Node, Stance};
 use crate::entry::{Entry, EntryKind};
-use crate::ids::{NodeId, Seq};
+use crate::ids::{NodeId, Seq, Url};
 use crate::io::{
     AdminOutcome, CallId, Event, FrameRefusal, Outbox, Output, ProposalId, Record, Refusal, StepDownReason, WritePermit,
 };
 use crate::lease;
+use crate::member::{Member, Membership, Role};
 use crate::message::{AppendResult, Appended, Message, Refused};
 use crate::planted;
 use crate::quorum;
@@ -189,16 +190,13 @@ impl Node {
         let Stance::Writer(writer) = &self.stance else {
             return;
         };
-        let mut matches: Vec<Seq> = Vec::with_capacity(8);
-        for member in self.membership().voters() {
-            matches.push(self.matched_by(writer, member));
-        }
-        if planted!(self.config, LearnerCounted) {
-            let learners = self.membership().members.iter().filter(|m| !m.votes());
-            matches.extend(learners.map(|m| self.matched_by(writer, m)));
-        }
+        let mut matches = [Seq(0); Membership::MEMBERS_MAX];
+        let voters = self.membership().voters();
+        let learners = self.membership().members.iter();
+        let learners = learners.filter(|m| planted!(self.config, LearnerCounted) && !m.votes());
+        let matches = gather(&mut matches, voters.chain(learners).map(|m| self.matched_by(writer, m)));
         let all = matches.iter().min().copied().unwrap_or_default();
-        let mut reached = quorum::reached(&mut matches, self.quorum()).unwrap_or_default();
+        let mut reached = quorum::reached(matches, self.quorum()).unwrap_or_default();
         if !planted!(self.config, WriterCountsUnsynced) {
             reached = reached.min(self.durable);
         }
@@ -235,7 +233,7 @@ impl Node {
     }
 
     /// What a voter has made durable, by name and incarnation.
-    pub(super) fn matched_by(&self, writer: &Writer, member: &crate::member::Member) -> Seq {
+    pub(super) fn matched_by(&self, writer: &Writer, member: &Member) -> Seq {
         match &member.identity {
             Some((id, incarnation)) if *id == self.config.id => {
                 if planted!(self.config, WriterCountsUnsynced) {
@@ -258,30 +256,29 @@ impl Node {
     /// The newest own send time that a quorum has answered, this node itself
     /// having answered at `now`.
     pub(super) fn quorum_answered(&self, writer: &Writer, now: MonoTime) -> Option<MonoTime> {
-        let mut answered: Vec<MonoTime> = Vec::with_capacity(8);
-        for member in self.membership().voters() {
-            answered.push(match &member.identity {
-                Some((id, incarnation)) if *id == self.config.id => {
-                    if *incarnation == self.hard.incarnation {
-                        now
-                    } else {
-                        MonoTime(0)
-                    }
+        let answered_by = |member: &Member| match &member.identity {
+            Some((id, incarnation)) if *id == self.config.id => {
+                if *incarnation == self.hard.incarnation {
+                    now
+                } else {
+                    MonoTime(0)
                 }
-                Some((id, incarnation)) => writer
-                    .progress
-                    .get(id)
-                    .filter(|p: &&Progress| p.incarnation == *incarnation && !p.amnesiac)
-                    .and_then(|p| p.acked)
-                    .unwrap_or_default(),
-                None => MonoTime(0),
-            });
-        }
+            }
+            Some((id, incarnation)) => writer
+                .progress
+                .get(id)
+                .filter(|p: &&Progress| p.incarnation == *incarnation && !p.amnesiac)
+                .and_then(|p| p.acked)
+                .unwrap_or_default(),
+            None => MonoTime(0),
+        };
+        let mut answered = [MonoTime(0); Membership::MEMBERS_MAX];
+        let answered = gather(&mut answered, self.membership().voters().map(answered_by));
         let mut quorum = self.quorum();
         if planted!(self.config, LeaseFromAnyAnswer) {
             quorum = 1;
         }
-        let at = quorum::reached(&mut answered, quorum)?;
+        let at = quorum::reached(answered, quorum)?;
         (at > MonoTime(0)).then_some(at)
     }
 
@@ -399,7 +396,8 @@ impl Node {
     }
 
     pub(super) fn not_writer(&self) -> Refusal {
-        Refusal::NotWriter { writer: self.known_writer(), term: self.hard.term }
+        let writer = self.known_writer().map(|(id, url)| (id.clone(), url.clone()));
+        Refusal::NotWriter { writer, term: self.hard.term }
     }
 
     pub(super) fn on_read_index(&mut self, now: Now, id: CallId, out: &mut Outbox) {
@@ -498,18 +496,15 @@ impl Node {
     }
 
     /// Who writes, if that is known and stores data.
-    pub(super) fn known_writer(&self) -> Option<(NodeId, crate::ids::Url)> {
+    pub(super) fn known_writer(&self) -> Option<(&NodeId, &Url)> {
         let id = self.writer.as_ref()?;
         if *id == self.config.id {
-            return self.stores_data().then(|| (id.clone(), self.config.url.clone()));
+            return self.stores_data().then_some((id, &self.config.url));
         }
-        let member = self.member_anywhere(id);
-        if member.is_some_and(|m| m.role == crate::member::Role::Witness) {
-            return None;
+        match self.member_anywhere(id) {
+            Some(member) => (member.role != Role::Witness).then_some((id, &member.url)),
+            None => self.peers.get(id).map(|peer| (id, &peer.url)),
         }
-        let url = member.map(|m| m.url.clone());
-        let url = url.or_else(|| self.peers.get(id).map(|p| p.url.clone()))?;
-        Some((id.clone(), url))
     }
 
     /// What a writer does on every turn.
@@ -547,4 +542,14 @@ impl Node {
         out.push(Output::Event(Event::SlowDisk { ms: ms(slow.own), best_ms: ms(slow.best) }));
         self.health.slow_until = now.mono.after(self.config.tenure_max * Self::SLOW_TENURES);
     }
+}
+
+/// Puts one value for each voter into `room`; a membership has no more.
+fn gather<T>(room: &mut [T; Membership::MEMBERS_MAX], values: impl Iterator<Item = T>) -> &mut [T] {
+    let mut count = 0;
+    for value in values {
+        room[count] = value;
+        count += 1;
+    }
+    &mut room[..count]
 }

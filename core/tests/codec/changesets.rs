@@ -78,7 +78,7 @@ proptest! {
 }
 
 /// Puts the right checksum on bytes of the change-set form.
-fn reseal(mut bytes: Vec<u8>) -> Bytes {
+pub(crate) fn reseal(mut bytes: Vec<u8>) -> Bytes {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&bytes[4..5]);
     hasher.update(&bytes[9..]);

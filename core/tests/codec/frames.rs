@@ -79,7 +79,7 @@ proptest! {
 }
 
 /// A frame around `body` whose checksum is right.
-fn seal(body: &[u8]) -> Bytes {
+pub(crate) fn seal(body: &[u8]) -> Bytes {
     let mut frame = sample_frame()[..5].to_vec();
     frame.extend_from_slice(&(body.len() as u32).to_le_bytes());
     let mut hasher = crc32fast::Hasher::new();

@@ -5,5 +5,6 @@ mod changesets;
 mod clock;
 mod frames;
 mod make;
+mod memory;
 mod positions;
 mod tokens;

@@ -6,6 +6,7 @@
 mod cases;
 mod file;
 mod groups;
+mod inverse;
 mod random;
 mod types;
 

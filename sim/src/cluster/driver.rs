@@ -4,7 +4,7 @@
 //! Decides how long each takes.
 
 use super::{Cluster, DiskOp, Event, OpenGroup};
-use crate::data::{Data, write_in};
+use crate::data::Data;
 use crate::report::Failure;
 use base_ha_core::ids::{Seq, Url};
 use base_ha_core::io::{Input, LoadId};
@@ -30,16 +30,16 @@ impl Cluster {
                 break;
             };
             let applied = machine.disk.data.applied;
-            let write = write_in(&entry);
-            let verdict = self.oracles.order.applied(&applied, &entry, write.map(|(request, ..)| request));
+            let content = self.contents.of(&entry);
+            let verdict = self.oracles.order.applied(&applied, &entry, content.request);
             self.verdict("O5 applied once and in order", verdict)?;
-            if let Some((request, register, value)) = write {
+            if let (Some(request), Some((register, value))) = (content.request, content.write) {
                 self.oracles.sessions.applied(register, entry.seq, value);
                 let verdict = self.oracles.outcome.applied(request, entry.seq);
                 self.verdict("O9 an answer means what it says", verdict)?;
             }
             let machine = &mut self.hosts[host];
-            machine.disk.apply(&entry);
+            machine.disk.apply(&entry, &content);
             if !machine.disk.data.damaged {
                 let verdict = self.oracles.content.reached(entry.seq, machine.disk.data.content);
                 self.verdict("O6 equal positions, equal content", verdict)?;
@@ -142,14 +142,14 @@ impl Cluster {
                 entries.push(entry.clone());
             }
         }
-        let input = Input::LogLoaded { id, prev: prev.unwrap_or(log.base), entries };
+        let input = Box::new(Input::LogLoaded { id, prev: prev.unwrap_or(log.base), entries });
         let us = self.disk_prng.within(20..=3000);
         self.at(self.now.plus_us(us), Event::Give { host, boot, input });
         Ok(())
     }
 
     /// Asks another machine for a snapshot.
-    pub(super) fn fetch(&mut self, host: usize, from: Url, at_least: Position, reseed: bool) {
+    pub(super) fn fetch(&mut self, host: usize, from: Url, at_least: Seq, reseed: bool) {
         let Some(process) = &mut self.hosts[host].process else {
             return;
         };
@@ -169,7 +169,7 @@ impl Cluster {
         host: usize,
         boot: u64,
         from: &Url,
-        at_least: &Position,
+        at_least: Seq,
         reseed: bool,
     ) -> Result<(), Failure> {
         if self.process_of(host, boot).is_none() {
@@ -203,14 +203,14 @@ impl Cluster {
         self.give(host, boot, Input::SnapshotFailed)
     }
 
-    fn snapshot_of(&self, host: usize, from: &Url, at_least: &Position) -> Option<Data> {
+    fn snapshot_of(&self, host: usize, from: &Url, at_least: Seq) -> Option<Data> {
         let source = self.hosts.iter().position(|h| h.url == *from)?;
         let up = self.hosts[source].process.as_ref().is_some_and(|p| !p.paused);
         let reachable = self.net.passes(host, source) && self.net.passes(source, host);
         let data = &self.hosts[source].disk.data;
         // A copy's hash is compared with what its rows say: a damaged one is
         // refused by whoever receives it.
-        (up && reachable && !data.damaged && data.applied.seq >= at_least.seq && data.membership.is_some())
+        (up && reachable && !data.damaged && data.applied.seq >= at_least && data.membership.is_some())
             .then(|| data.clone())
     }
 

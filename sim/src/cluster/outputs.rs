@@ -20,7 +20,6 @@ use base_ha_core::message::{AppendResult, Envelope, Message};
 use base_ha_core::planted;
 use base_ha_core::position::Position;
 use base_ha_core::wire::{decode_frame, decode_membership, encode_frame};
-use std::sync::Arc;
 
 impl Cluster {
     /// Carries out one output.
@@ -35,7 +34,7 @@ impl Cluster {
             Output::Apply { from, through, entries } => self.order_apply(host, from, through, &entries),
             Output::LoadLog { id, from, through, bytes_max } => self.load(host, id, from, through, bytes_max),
             Output::FetchSnapshot { from, at_least, reseed } => {
-                self.fetch(host, from, at_least, reseed);
+                self.fetch(host, from, at_least.seq, reseed);
                 Ok(())
             }
             Output::Proposed { id, first, last } => {
@@ -335,10 +334,9 @@ impl Cluster {
                 self.verdict("R9 stamps rise along the log", verdict)?;
             }
             if news && entry.kind == EntryKind::Config {
-                let membership = decode_membership(entry.payload.clone())
-                    .map_err(|e| self.failure("a membership decodes", e.to_string()))?;
-                if self.membership.as_ref().is_none_or(|(at, _)| *at < entry.seq) {
-                    self.membership = Some((entry.seq, Arc::new(membership)));
+                let later = self.membership.as_ref().is_none_or(|(at, _)| *at < entry.seq);
+                if let (true, Some(membership)) = (later, &self.contents.of(entry).membership) {
+                    self.membership = Some((entry.seq, membership.clone()));
                 }
             }
         }
@@ -362,6 +360,10 @@ impl Cluster {
         let Some(process) = &machine.process else {
             return Ok(());
         };
+        if !process.writing {
+            // What a follower is told is compared with what was proven to it.
+            return Ok(());
+        }
         let status = process.node.status(machine.clock.now(self.now));
         if status.part != Part::Writer || last.term != status.pin.term {
             return Ok(());

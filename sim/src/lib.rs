@@ -31,6 +31,7 @@
 //! | `phases` | a run from start to end |
 //! | `trace`, `report` | what is said about it |
 //! | `fuzz` | bodies of the fuzz targets, for the shell's decoders too |
+//! | `points` | every point at which that disk can fail |
 //! | `vfs` | a disk under the real shell and the real SQLite |
 //! | [`shell`] | whole nodes with SQLite and HTTP, on turmoil: a simulation of its own |
 
@@ -44,6 +45,7 @@ pub mod network;
 pub mod oracle;
 pub mod phases;
 pub mod plan;
+pub mod points;
 pub mod prng;
 pub mod report;
 pub mod shell;

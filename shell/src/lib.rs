@@ -37,3 +37,4 @@ pub mod sqljson;
 pub mod store;
 pub mod tls;
 pub mod token;
+mod wal;

@@ -33,6 +33,7 @@
 //! | `trace`, `timeline`, `report` | what is said about it |
 //! | `shrink` | a smaller plan that fails the same way |
 //! | `fuzz` | bodies of the fuzz targets, for the shell's decoders too |
+//! | `points` | every point at which that disk can fail |
 //! | `vfs` | a disk under the real shell and the real SQLite |
 //! | [`shell`] | whole nodes with SQLite and HTTP, on turmoil: a simulation of its own |
 
@@ -51,6 +52,7 @@ pub mod oracle;
 pub mod phases;
 pub mod plan;
 pub mod plan_file;
+pub mod points;
 pub mod prng;
 pub mod queue;
 pub mod report;

@@ -141,15 +141,13 @@ pub fn exists(files: &dyn Files, path: &Path) -> io::Result<bool> {
 /// What the system says.
 pub fn read(files: &dyn Files, path: &Path) -> io::Result<Vec<u8>> {
     let file = files.open(path, Mode::Read)?;
-    let mut bytes = Vec::new();
+    let (mut bytes, mut block) = (Vec::new(), vec![0; 64 << 10]);
     loop {
-        let at = bytes.len();
-        bytes.resize(at + (64 << 10), 0);
-        let n = file.read_at(&mut bytes[at..], at as u64)?;
-        bytes.truncate(at + n);
+        let n = file.read_at(&mut block, bytes.len() as u64)?;
         if n == 0 {
             return Ok(bytes);
         }
+        bytes.extend_from_slice(&block[..n]);
     }
 }
 
@@ -172,6 +170,33 @@ pub fn place(files: &dyn Files, path: &Path, beside: &Path, bytes: &[u8]) -> io:
     file.sync_all()?;
     files.rename(beside, path)?;
     files.sync_dir(parent(path))
+}
+
+/// Makes a file durable as it is read, if there is one.
+///
+/// A process that goes by what an earlier one wrote must not go by the system's
+/// memory: killed between a write and its fsync, the earlier process left bytes
+/// that a power cut takes back after this one has acknowledged them. Where it
+/// ended because the fsync failed, the system may take those bytes for written
+/// and let every later fsync succeed; so they are written again, in place, then
+/// fsynced.
+///
+/// # Errors
+/// What the system says.
+pub fn settle(files: &dyn Files, path: &Path) -> io::Result<()> {
+    let file = match files.open(path, Mode::Write) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    let (mut block, mut at) = (vec![0; 1 << 20], 0);
+    loop {
+        let n = file.read_at(&mut block, at)?;
+        if n == 0 {
+            return file.sync_all();
+        }
+        file.write_all_at(&block[..n], at)?;
+        at += n as u64;
+    }
 }
 
 /// Makes a directory and those above it that are missing; durable when this

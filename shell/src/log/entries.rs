@@ -13,6 +13,7 @@ use super::LogError;
 use super::hard_state::{decode_position, encode_position};
 use super::orphans;
 use crate::env::files::{Files, Mode};
+use crate::wal;
 use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::hlc::Hlc;
 use base_ha_core::ids::{Hash, Incarnation, Seq, StreamId, Term};
@@ -153,8 +154,10 @@ impl Entries {
         )?;
         // EXCLUSIVE before the first access: the WAL's index then lives in this
         // process's memory, and nothing else can write the file.
+        conn.execute_batch("PRAGMA locking_mode = EXCLUSIVE")?;
+        wal::enter(&conn)?;
         conn.execute_batch(
-            "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+            "PRAGMA synchronous = FULL;
              PRAGMA cache_size = -1024; PRAGMA mmap_size = 0; PRAGMA temp_store = MEMORY;
              PRAGMA cell_size_check = ON; PRAGMA journal_size_limit = 33554432;",
         )?;

@@ -3,7 +3,7 @@
 //! Decides its permissions, its version and who may use it. Knows nothing of
 //! what the files in it hold.
 
-use crate::env::files::{self, Drive, File, Files, Mode};
+use crate::env::files::{self, Drive, File, Files, Mode, parent};
 use crate::error::ApiError;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -131,9 +131,31 @@ impl DataDir {
     /// Written first of all and renamed into place: a directory with any other
     /// file of ours has it.
     fn write_format(&self) -> Result<(), ApiError> {
+        self.sync_above()?;
         let text = format!("base-ha {}\n", Self::FORMAT);
         let placed = files::place(self.files(), &self.join("FORMAT"), &self.join("FORMAT.new"), text.as_bytes());
         placed.map_err(|e| self.unwritable(&e))
+    }
+
+    /// Makes the directory's own name durable, and those above it. Whoever made
+    /// them may have been killed before it could: they are there, and a power
+    /// cut takes them away, votes and all (crash point `birth`, before the first
+    /// sync). With a FORMAT file this has been done.
+    fn sync_above(&self) -> Result<(), ApiError> {
+        let mut dir = self.path.as_path();
+        loop {
+            let above = parent(dir);
+            match self.files.sync_dir(above) {
+                // A directory that may not even be listed was not made by this
+                // user just now.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied && dir != self.path => return Ok(()),
+                synced => synced.map_err(|e| self.unwritable(&e))?,
+            }
+            if above == dir || above == Path::new(".") || above.parent().is_none() {
+                return Ok(());
+            }
+            dir = above;
+        }
     }
 
     fn unknown(&self, why: &str) -> ApiError {

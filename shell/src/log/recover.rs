@@ -10,6 +10,7 @@ use super::worker::{LogWorker, Out, decode_intent};
 use super::{LogError, LogLimits, LogStats, orphans};
 use crate::api::NodeEvent;
 use crate::env::Env;
+use crate::env::files::settle;
 use crate::error::ApiError;
 use base_ha_core::entry::{Entry, EntryKind};
 use base_ha_core::hlc::HybridClock;
@@ -90,6 +91,12 @@ pub fn open<E: Env>(
 ) -> Result<OpenedLog<E>, ApiError> {
     let dir = DataDir::open(env.files(), dir)?;
     let (log_path, hard_path) = (dir.join("log.db"), dir.join("hard_state"));
+    // What is read below was perhaps only ever in the system's memory: names
+    // too, of files that a killed process had just made or moved.
+    for name in ["hard_state", "log.db-wal"] {
+        settle(dir.files(), &dir.join(name)).map_err(|e| dir.unwritable(&e))?;
+    }
+    dir.sync()?;
     // A directory is made in the order FORMAT, log.db, hard_state: with a hard
     // state it is complete.
     let fresh = !dir.holds("hard_state")?;

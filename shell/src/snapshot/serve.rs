@@ -155,12 +155,11 @@ impl Reader {
     fn open(files: &dyn Files, path: &Path) -> std::io::Result<Self> {
         let file = files.open(path, Mode::Read)?;
         let compressor = zstd::bulk::Compressor::new(LEVEL)?;
-        Ok(Self { file, compressor, hasher: blake3::Hasher::new(), buffer: Vec::new(), read: 0 })
+        Ok(Self { file, compressor, hasher: blake3::Hasher::new(), buffer: vec![0; BLOCK], read: 0 })
     }
 
     /// The next block's payload; `None` at the end.
     fn block(&mut self) -> std::io::Result<Option<Vec<u8>>> {
-        self.buffer.resize(BLOCK, 0);
         let mut filled = 0;
         while filled < BLOCK {
             match self.file.read_at(&mut self.buffer[filled..], self.read + filled as u64)? {
@@ -168,14 +167,14 @@ impl Reader {
                 n => filled += n,
             }
         }
-        self.buffer.truncate(filled);
-        if self.buffer.is_empty() {
+        let bytes = &self.buffer[..filled];
+        if bytes.is_empty() {
             return Ok(None);
         }
-        self.hasher.update(&self.buffer);
-        self.read += self.buffer.len() as u64;
-        let mut payload = (self.buffer.len() as u32).to_le_bytes().to_vec();
-        payload.extend_from_slice(&self.compressor.compress(&self.buffer)?);
+        self.hasher.update(bytes);
+        self.read += filled as u64;
+        let mut payload = (filled as u32).to_le_bytes().to_vec();
+        payload.extend_from_slice(&self.compressor.compress(bytes)?);
         Ok(Some(payload))
     }
 }

@@ -4,6 +4,7 @@
 //! removed so that a crash at any point leaves one whole database. Where the
 //! file came from it does not know.
 
+use super::apply::Halt;
 use super::capture::Ctx;
 use super::hash;
 use super::open::{Engine, check_format, read_membership, read_state};
@@ -140,7 +141,7 @@ pub(crate) fn verify(files: &dyn Files, file: &Path) -> Result<Installed, ApiErr
 /// start can tell. After every other error the file is as it was.
 pub(crate) const UNFINISHED: &str = "install_unfinished";
 
-fn beside(file: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(file: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(file.as_os_str());
     name.push(suffix);
     PathBuf::from(name)
@@ -154,7 +155,7 @@ fn remove(files: &dyn Files, file: &Path) -> Result<(), ApiError> {
     }
 }
 
-fn io_error(what: &str, file: &Path, error: &std::io::Error) -> ApiError {
+pub(super) fn io_error(what: &str, file: &Path, error: &std::io::Error) -> ApiError {
     ApiError::new(500, "disk_error", format!("Could not {what} {}: {error}.", file.display()))
 }
 
@@ -183,7 +184,14 @@ impl Inner {
             // A file that is damaged beyond a checkpoint is about to go anyway.
             if let Err(failure) = empty_wal(engine) {
                 if !super::execute::is_corrupt(&failure) {
-                    return Err(problem::storage("empty the write-ahead log", &failure));
+                    let error = problem::storage("empty the write-ahead log", &failure);
+                    // An fsync that failed once may never be repeated (R11),
+                    // and the next checkpoint would be just that (crash point
+                    // `install`, EIO at a sync of `data.db`).
+                    if error.code == "disk_error" {
+                        self.fence(Halt::Fatal(error.to_string()));
+                    }
+                    return Err(error);
                 }
                 tracing::warn!(%failure, "the old data.db is damaged; replacing it");
             }

@@ -52,6 +52,7 @@ pub use worker::{Interrupt, StoreWorker};
 use crate::api::NodeEvent;
 use crate::config::Limits;
 use crate::env::Env;
+use crate::env::files::settle;
 use crate::error::ApiError;
 use crate::metrics::StoreStats;
 use base_ha_core::hlc::HybridClock;
@@ -100,6 +101,8 @@ pub fn open<E: Env>(
     let clock = env.clone();
     let ctx = Rc::new(capture::Ctx::new(interrupt.0.clone(), Box::new(move || clock.now().mono)));
     let file = data_file(dir);
+    let wal = install::beside(&file, "-wal");
+    settle(&*env.files(), &wal).map_err(|e| install::io_error("settle", &wal, &e))?;
     let engine = open::Engine::open(&file, ctx)?;
     let (position, membership) = (engine.applied, engine.membership.clone());
     let (sender, applied) = watch::channel(position);

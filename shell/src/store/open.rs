@@ -12,6 +12,7 @@ use super::problem;
 use super::schema_sql;
 use super::sys::{Conn, Failure, Stmt};
 use crate::error::ApiError;
+use crate::wal;
 use base_ha_core::entry::Entry;
 use base_ha_core::hlc::Hlc;
 use base_ha_core::ids::{ContentHash, Hash, Seq, Term};
@@ -223,14 +224,9 @@ fn configure(conn: &Conn<Ctx>, role: Role) -> Result<(), Failure> {
     // The change of mode is a transaction of its own, which the commit hook has
     // to let through; a veto would only show in the mode that is in force after.
     conn.hooks().commit_ordered.set(true);
-    let changed = sql.execute_batch("PRAGMA main.journal_mode = WAL");
+    let changed = wal::enter(sql);
     conn.hooks().commit_ordered.set(false);
     changed?;
-    let mode: String = sql.query_row("PRAGMA main.journal_mode", [], |row| row.get(0))?;
-    if !mode.eq_ignore_ascii_case("wal") {
-        let message = format!("the file system does not support SQLite's write-ahead log (journal mode {mode})");
-        return Err(Failure { code: rusqlite::ffi::SQLITE_CANTOPEN, message });
-    }
     sql.execute_batch(
         "PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864;
          PRAGMA cache_size = -8192; PRAGMA temp_store = MEMORY; PRAGMA mmap_size = 0; PRAGMA cell_size_check = ON;

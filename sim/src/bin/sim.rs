@@ -12,6 +12,7 @@ use base_ha_sim::model::{Scope, explore};
 use base_ha_sim::mutants;
 use base_ha_sim::plan::Plan;
 use base_ha_sim::plan_file::PlanFile;
+use base_ha_sim::points;
 use base_ha_sim::report::REQUIRED;
 use base_ha_sim::shell::{self, plan::ShellPlan};
 use base_ha_sim::shrink::Shrinker;
@@ -79,6 +80,25 @@ struct Arguments {
     #[cfg(base_ha_mutants)]
     #[arg(long, value_parser = |name: &str| Mutant::named(name).ok_or("no such mutant"))]
     mutant: Option<Mutant>,
+    /// Stop the shell's log and store at every operation on their disk, instead
+    /// of running seeds: crashes, errors, flipped bits.
+    #[arg(long)]
+    crash_points: bool,
+    /// Only this scenario of the crash points.
+    #[arg(long, requires = "crash_points")]
+    only: Option<String>,
+    /// Only the crash point before this operation.
+    #[arg(long, requires = "only")]
+    at: Option<u64>,
+    /// One crash point in so many.
+    #[arg(long, requires = "crash_points", default_value_t = 1)]
+    every: u64,
+    /// Which of so many: 0, 1, ...
+    #[arg(long, requires = "every", default_value_t = 0)]
+    offset: u64,
+    /// Plant a mistake that the crash points must find.
+    #[arg(long, requires = "crash_points")]
+    mistake: Option<points::Mutant>,
     /// Threads; a seed's run does not depend on it.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -94,6 +114,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.shell {
         return shell(&arguments);
+    }
+    if arguments.crash_points {
+        return crash_points(&arguments);
     }
     if arguments.model {
         return model(arguments.threads, Duration::from_secs(arguments.model_seconds));
@@ -131,6 +154,19 @@ fn main() -> ExitCode {
     // A short batch need not have seen every fault.
     let complete = runs < 400 || batch.counts.missing().is_empty();
     if batch.failures.is_empty() && complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn crash_points(arguments: &Arguments) -> ExitCode {
+    let report = points::run(&points::Options {
+        every: arguments.every.max(1),
+        offset: arguments.offset,
+        only: arguments.only.clone(),
+        at: arguments.at,
+        threads: arguments.threads as u64,
+        mutant: arguments.mistake,
+    });
+    println!("{report}");
+    if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// One rule broken at a time; fails if the oracles let one pass.

@@ -592,13 +592,13 @@ impl World {
     fn trouble(&mut self, node: usize, what: &'static str) {
         self.troubled[node] = true;
         let disk = self.nodes[node].machine().disk();
-        self.troubles.push((disk.clone(), disk.hits(), what));
+        self.troubles.push((disk.clone(), disk.hits() + disk.refused(), what));
     }
 
     /// Counts the faults of disks that met an operation.
     pub fn count_troubles(&mut self) {
         for (disk, before, what) in std::mem::take(&mut self.troubles) {
-            if disk.hits() > before {
+            if disk.hits() + disk.refused() > before {
                 self.recorder.count(what);
             }
         }

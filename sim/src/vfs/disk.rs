@@ -53,7 +53,7 @@ pub enum Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Harm {
     /// EIO. A write may have been done in part; what a sync was to save is lost
-    /// for good (see [`Image::fail_sync`]).
+    /// for good (see [`Op::FailSync`]).
     Io,
     /// ENOSPC, if the operation makes the disk fuller; part of a write may have
     /// been done. Otherwise nothing happens.
@@ -107,6 +107,7 @@ pub(super) struct State {
     reads: u64,
     faults: Vec<Fault>,
     hits: u64,
+    refused: u64,
     quota: Option<u64>,
     lying: bool,
     trace: Option<Vec<Op>>,
@@ -141,6 +142,7 @@ impl VirtualDisk {
             reads: 0,
             faults: Vec::new(),
             hits: 0,
+            refused: 0,
             quota: None,
             lying: false,
             trace: None,
@@ -203,9 +205,14 @@ impl VirtualDisk {
         self.state().faults.clear();
     }
 
-    /// How many operations met a fault, or the quota.
+    /// How many operations met a planned fault.
     pub fn hits(&self) -> u64 {
         self.state().hits
+    }
+
+    /// How many operations found the disk full, by its quota.
+    pub fn refused(&self) -> u64 {
+        self.state().refused
     }
 
     /// Bytes that fit on it; `None` for any number.
@@ -389,7 +396,7 @@ impl State {
                     Err(Trouble::Missing)
                 }
             }
-            Op::Write { .. } | Op::Cut { .. } | Op::Sync { .. } => Ok(()),
+            Op::Write { .. } | Op::Cut { .. } | Op::Sync { .. } | Op::FailSync { .. } | Op::Nothing => Ok(()),
         };
         possible?;
         let number = self.ops;
@@ -402,18 +409,20 @@ impl State {
                 return Err(Trouble::Dead);
             }
             Some(Harm::Io) => {
-                match &op {
-                    Op::Sync { file } => self.image.fail_sync(*file),
-                    _ => self.half(&op),
-                }
+                let instead = match op {
+                    Op::Sync { file } => Op::FailSync { file },
+                    op => self.half(op),
+                };
+                self.done(instead);
                 return Err(Trouble::Io);
             }
             Some(Harm::Full) if growth > 0 => {
                 self.hits += 1;
-                self.half(&op);
+                let instead = self.half(op);
+                self.done(instead);
                 return Err(Trouble::Full);
             }
-            Some(Harm::Lie) => return Ok(0),
+            Some(Harm::Lie) => return Ok(self.done(Op::Nothing)),
             Some(Harm::Misdirect) => {
                 if let Op::Write { file, at, bytes } = op {
                     return Ok(self.done(Op::Write { file, at: at + 4096, bytes }));
@@ -422,29 +431,27 @@ impl State {
             Some(Harm::Full) | None => {}
         }
         if beyond {
-            self.hits += 1;
-            self.half(&op);
+            self.refused += 1;
+            let instead = self.half(op);
+            self.done(instead);
             return Err(Trouble::Full);
         }
         if self.lying && matches!(op, Op::Sync { .. } | Op::SyncDir { .. }) {
-            self.hits += 1;
-            return Ok(0);
+            return Ok(self.done(Op::Nothing));
         }
         Ok(self.done(op))
     }
 
-    /// A write that fails may have been done in part.
-    fn half(&mut self, op: &Op) {
-        if let Op::Write { file, at, bytes } = op {
-            let half = bytes.len() / 2;
-            let part = Op::Write { file: *file, at: *at, bytes: bytes[..half].into() };
-            let room = self.quota.is_none_or(|quota| self.image.used() + self.image.growth(&part) <= quota);
-            if half > 0 && room {
-                self.done(part);
-            }
-        }
+    /// What is done of an operation that fails: half of a write, if there is
+    /// room for it.
+    fn half(&self, op: Op) -> Op {
+        let Op::Write { file, at, bytes } = op else { return Op::Nothing };
+        let part = Op::Write { file, at, bytes: bytes[..bytes.len() / 2].into() };
+        let room = self.quota.is_none_or(|quota| self.image.used() + self.image.growth(&part) <= quota);
+        if room { part } else { Op::Nothing }
     }
 
+    /// Carries it out; the history has one entry for each number.
     fn done(&mut self, op: Op) -> FileId {
         let replaced = match &op {
             Op::Remove { path } | Op::Rename { to: path, .. } => self.image.file(path),

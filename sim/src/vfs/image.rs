@@ -77,6 +77,14 @@ pub enum Op {
         /// The name.
         path: String,
     },
+    /// A sync failed: the file's bytes stay readable, and no later sync saves
+    /// what this one was to save.
+    FailSync {
+        /// The file.
+        file: FileId,
+    },
+    /// What was asked was not done.
+    Nothing,
 }
 
 impl Op {
@@ -91,6 +99,8 @@ impl Op {
             Self::SyncDir { .. } => "syncdir",
             Self::Rename { .. } => "rename",
             Self::Remove { .. } => "remove",
+            Self::FailSync { .. } => "failed sync",
+            Self::Nothing => "nothing",
         }
     }
 }
@@ -201,6 +211,11 @@ impl Image {
         self.files.get(&file).map(|inode| inode.live.as_slice())
     }
 
+    /// Whether a crash would lose nothing.
+    pub fn is_settled(&self) -> bool {
+        self.pending.is_empty() && self.files.values().all(|inode| inode.pending.is_empty())
+    }
+
     /// Bytes in all files.
     pub fn used(&self) -> u64 {
         self.used
@@ -215,6 +230,7 @@ impl Image {
             // A name takes a little of a directory's block.
             Op::Create { .. } | Op::MakeDir { .. } => 1,
             Op::Sync { .. } | Op::SyncDir { .. } | Op::Rename { .. } | Op::Remove { .. } => 0,
+            Op::FailSync { .. } | Op::Nothing => 0,
         }
     }
 
@@ -258,16 +274,10 @@ impl Image {
                 }
             }
             Op::Remove { path } => self.rename_entry(Some(path.clone()), None),
+            Op::FailSync { file } => self.files.get_mut(file).expect("an open file exists").pending.clear(),
+            Op::Nothing => {}
         }
         0
-    }
-
-    /// A sync of the file failed: its bytes stay readable, and never reach the
-    /// medium.
-    pub fn fail_sync(&mut self, file: FileId) {
-        if let Some(inode) = self.files.get_mut(&file) {
-            inode.pending.clear();
-        }
     }
 
     /// Flips one bit of a file at rest.
@@ -544,7 +554,7 @@ mod tests {
         let file = image.apply(&create("a"));
         image.apply(&sync_root());
         image.apply(&write(file, 0, b"one"));
-        image.fail_sync(file);
+        image.apply(&Op::FailSync { file });
         assert_eq!(read(&image, "a").as_deref(), Some(&b"one"[..]), "readable");
         image.apply(&Op::Sync { file });
         image.crash(Fate::Lost);

@@ -586,6 +586,91 @@ mod tests {
         assert_eq!(count(&conn), 1);
     }
 
+    /// Writes rows one by one and says before which operation each was begun and
+    /// after which it was promised.
+    fn five_rows(disk: &VirtualDisk, setup: &str) -> Vec<(u64, u64)> {
+        let conn = Connection::open(disk.root().join("x.db")).expect("opens");
+        conn.execute_batch(setup).expect("set");
+        conn.execute_batch("CREATE TABLE IF NOT EXISTS t(a, b)").expect("made");
+        base_ha::env::files::Files::sync_dir(&disk.files(), &disk.root()).expect("synced");
+        let mut spans = Vec::new();
+        for n in 0..5 {
+            let begun = disk.ops();
+            if conn.execute("INSERT INTO t VALUES (?1, zeroblob(3000))", [n]).is_ok() {
+                spans.push((begun, disk.ops()));
+            }
+        }
+        spans
+    }
+
+    fn rows_after(image: crate::vfs::Image) -> usize {
+        let disk = VirtualDisk::with_image(&unique(), image);
+        let conn = Connection::open(disk.root().join("x.db")).expect("opens");
+        let sound: String = conn.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("checked");
+        assert_eq!(sound, "ok");
+        let there: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).expect("read");
+        if there == 0 { 0 } else { count(&conn) as usize }
+    }
+
+    fn unique() -> String {
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        format!("sqlite-{}", NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+    }
+
+    /// SQLite itself, in each of its ways: what it promised it keeps, whatever a
+    /// crash leaves. If this fails, the disk is wrong and not SQLite.
+    #[test]
+    fn plain_sqlite_keeps_its_word_at_every_crash_point() {
+        for setup in [
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL",
+            "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL",
+            "PRAGMA journal_mode = DELETE; PRAGMA synchronous = EXTRA",
+            "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = DELETE; PRAGMA synchronous = FULL",
+        ] {
+            let disk = VirtualDisk::new(&unique());
+            let mut image = disk.image();
+            disk.record();
+            let spans = five_rows(&disk, setup);
+            assert_eq!(spans.len(), 5);
+            let trace = disk.take_trace();
+            for k in 0..=trace.len() as u64 {
+                let promised = spans.iter().filter(|(_, done)| *done <= k).count();
+                let begun = spans.iter().filter(|(begun, _)| *begun < k).count();
+                for fate in [Fate::Lost, Fate::Kept, Fate::Torn(k), Fate::Random(k), Fate::Random(!k)] {
+                    let mut crashed = image.clone();
+                    crashed.crash(fate);
+                    let rows = rows_after(crashed);
+                    assert!((promised..=begun).contains(&rows), "{setup}: {rows} rows before {k}, {fate:?}");
+                }
+                if let Some(op) = trace.get(k as usize) {
+                    image.apply(op);
+                }
+            }
+        }
+    }
+
+    /// The same with each operation failing once: a row that was promised after
+    /// the failure is there as well.
+    #[test]
+    fn plain_sqlite_keeps_its_word_after_an_error() {
+        let setup = "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = DELETE; PRAGMA synchronous = FULL";
+        let (mut struck, mut promised_after) = (0, 0);
+        for at in 0..40 {
+            let disk = VirtualDisk::new(&unique());
+            drop(Connection::open(disk.root().join("x.db")).and_then(|c| c.execute_batch("CREATE TABLE t(a, b)")));
+            disk.inject(Fault { at: disk.ops() + 1 + at, harm: Harm::Io, lasting: false, reads: false });
+            let before = disk.ops() + at;
+            let spans = five_rows(&disk, setup);
+            struck += disk.hits();
+            promised_after += spans.iter().filter(|(begun, _)| *begun > before).count();
+            let mut crashed = disk.image();
+            crashed.crash(Fate::Lost);
+            let rows = rows_after(crashed);
+            assert!(rows >= spans.len(), "{rows} rows of {} that were promised; operation {at} failed", spans.len());
+        }
+        assert!(struck > 30 && promised_after > 30, "{struck} {promised_after}");
+    }
+
     #[test]
     fn connections_share_an_index_and_see_each_others_commits() {
         let disk = VirtualDisk::new("sqlite-shares");

@@ -554,12 +554,12 @@ impl Plan {
             FaultKind::Trim => Fault::Trim { host },
             FaultKind::DiskFull => Fault::DiskFull { target, ms },
             // Long enough to be found slow, three leases and what comes before.
-            FaultKind::SlowDisk => Fault::SlowDisk {
-                target,
-                ms: ms.max(lease * 5),
-                // At times so long that nothing is acknowledged meanwhile.
-                sync_us: prng.within(self.heartbeat_ms / 2..=[lease, lease * 4][prng.index(2)]) * 1000,
-            },
+            FaultKind::SlowDisk => {
+                // At times so slow that nothing is acknowledged meanwhile.
+                let longest = if prng.chance(500) { lease } else { lease * 4 };
+                let sync_us = prng.within(self.heartbeat_ms / 2..=longest) * 1000;
+                Fault::SlowDisk { target, ms: ms.max(lease * 5), sync_us }
+            }
             FaultKind::Shutdown => Fault::Shutdown { target, down_ms: ms },
             FaultKind::Transfer => Fault::Transfer { to: prng.chance(700).then_some(host) },
             FaultKind::StepDown => Fault::StepDown,

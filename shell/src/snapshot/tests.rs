@@ -452,6 +452,10 @@ impl Env for Panics {
     async fn blocking<R: Send + 'static>(&self, call: impl FnOnce() -> R + Send + 'static) -> R {
         RealEnv.blocking(call).await
     }
+
+    fn die(&self, reason: &str) -> ! {
+        RealEnv.die(reason)
+    }
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use super::schema;
 use crate::clock::TrueTime;
 use crate::prng::Prng;
 use base_ha::http::client::Client as Http;
+use base_ha::tls::Dialler;
 use base_ha::token::{Keys, Presented};
 use base_ha_core::ids::Url;
 use bytes::Bytes;
@@ -92,7 +93,7 @@ impl Client {
     pub fn new(index: usize, machine: Arc<Machine>, seed: u64, plan: ShellWorkloadPlan, shared: Arc<Shared>) -> Self {
         Self {
             index,
-            http: Http::new(SimEnv::new(machine.clone())),
+            http: Http::new(Dialler::new(SimEnv::new(machine.clone()), None)),
             prng: Prng::named(seed, &format!("client {index}")),
             recorder: machine.recorder().clone(),
             shared,

@@ -16,7 +16,7 @@ use crate::clock::{Clock, TrueTime};
 use crate::prng::Prng;
 use crate::vfs::VirtualDisk;
 use base_ha::env::files::Drive;
-use base_ha::env::{Env, Work, WorkerHandle};
+use base_ha::env::{Env, Patience, Work, WorkerHandle};
 use base_ha_core::time::Now;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -298,13 +298,23 @@ impl<J> Inbox<J> {
         }
     }
 
-    /// Waits until there is something that wakes a worker, deaf to quiet jobs
-    /// or not.
-    async fn wait(&mut self, deaf: bool) {
+    /// Waits until there is something that wakes a worker of this patience, or
+    /// its time is over.
+    async fn wait(&mut self, patience: Patience) {
         self.look();
-        while !self.closed && !self.loud && (deaf || self.jobs.is_empty()) {
-            let came = self.receiver.recv().await;
-            self.put(came);
+        let rest = async {
+            match patience.time {
+                Some(time) => sleep(time).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(rest);
+        while !self.closed && !self.loud && self.jobs.len() < patience.jobs {
+            tokio::select! {
+                biased;
+                came = self.receiver.recv() => self.put(came),
+                () = &mut rest => return,
+            }
             self.look();
         }
     }
@@ -320,8 +330,9 @@ async fn work_loop<J: Send + 'static, W: Work<J>>(
     let mut jobs = VecDeque::new();
     let mut again = false;
     loop {
+        let patience = work.patience();
         if !again {
-            inbox.wait(work.deaf()).await;
+            inbox.wait(patience).await;
         }
         sleep(machine.delay()).await;
         // What came in meanwhile is taken with the rest, as by a thread that
@@ -330,7 +341,8 @@ async fn work_loop<J: Send + 'static, W: Work<J>>(
         inbox.loud = false;
         let fresh = !inbox.jobs.is_empty();
         jobs.append(&mut inbox.jobs);
-        if jobs.is_empty() || inbox.closed && !again && !fresh {
+        let idle = jobs.is_empty() && (inbox.closed || patience.time.is_none());
+        if idle || inbox.closed && !again && !fresh {
             if inbox.closed {
                 return;
             }

@@ -8,6 +8,7 @@ use super::client::Shared;
 use super::env::{Machine, SimEnv, lock};
 use super::oracle::standing::Standings;
 use base_ha::http::client::Client as Http;
+use base_ha::tls::Dialler;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
@@ -37,7 +38,7 @@ const EVERY: Duration = Duration::from_millis(50);
 
 /// Asks node `index` until the run ends.
 pub async fn watch(index: usize, machine: Arc<Machine>, shared: Arc<Shared>, board: Arc<Mutex<Board>>) {
-    let http = Http::new(SimEnv::new(machine));
+    let http = Http::new(Dialler::new(SimEnv::new(machine), None));
     loop {
         sleep(EVERY).await;
         let request = Request::get("/_ha/status")
@@ -71,7 +72,7 @@ pub async fn order(
     body: String,
     what: &'static str,
 ) {
-    let http = Http::new(SimEnv::new(machine.clone()));
+    let http = Http::new(Dialler::new(SimEnv::new(machine.clone()), None));
     let request = Request::builder()
         .method(method)
         .uri(path)

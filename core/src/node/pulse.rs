@@ -88,7 +88,7 @@ impl Node {
     }
 
     pub(super) fn on_ping(&mut self, now: Now, who: &Sender, ping: Ping, out: &mut Outbox) {
-        let echo = ping.sent;
+        let (echo, claimed) = (ping.sent, ping.last.seq);
         let peer = self.peers.get(&who.id);
         let proven = peer.and_then(|p| p.processes.current());
         let heard = peer.and_then(|p| p.heard);
@@ -105,7 +105,7 @@ impl Node {
             && let super::Stance::Writer(writer) = &mut self.stance
             && let Some(progress) = writer.progress.get_mut(&who.id)
         {
-            progress.matched(ping.last.seq.min(self.log.last().seq), now.mono);
+            progress.matched(claimed.min(self.log.last().seq), now.mono);
         }
         let standing = self.own_standing(now);
         let pong = Message::Pong { echo, standing };

@@ -64,7 +64,7 @@ fn through(cluster: &mut Cluster, plan: &Plan) -> Result<Report, Failure> {
     if cluster.heal_core()? {
         let acks = cluster.oracles.survival.acks();
         let limit = cluster.in_ms(patience_ms);
-        wait(&mut cluster, "L1 a healed majority goes on", limit, |c| {
+        wait(cluster, "L1 a healed majority goes on", limit, |c| {
             let more = c.oracles.survival.acks() - acks;
             (more < CORE_ACKS).then(|| format!("{more} requests were acknowledged"))
         })?;

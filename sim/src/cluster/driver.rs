@@ -118,7 +118,7 @@ impl Cluster {
             self.counts.add("rot_given_up");
             if let (Some(base), Some(process)) = (trimmed, &self.hosts[host].process) {
                 let (boot, first) = (process.boot, base.seq.next());
-                self.at(self.now, Event::Give { host, boot, input: Input::LogTrimmed { first, base } });
+                self.at(self.now, Event::Give { host, boot, input: Box::new(Input::LogTrimmed { first, base }) });
             }
         }
         let machine = &self.hosts[host];

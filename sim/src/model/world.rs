@@ -199,7 +199,7 @@ fn disk_of(machine: usize) -> Disk {
     let entries = vec![charter, first];
     disk.request(DiskOp::Record { id: 1, record: Record::Append { keep: None, entries: entries.clone() } });
     disk.request(DiskOp::Record { id: 2, record: Record::HardState(hard) });
-    disk.process_ended(2);
+    disk.process_ended(2, None);
     for entry in &entries {
         disk.apply(entry, &Content::of(entry));
     }
@@ -391,7 +391,7 @@ impl World {
         if kept < disk.pending() {
             self.note(|history| history.lost_records = true);
         }
-        disk.process_ended(kept);
+        disk.process_ended(kept, None);
         if self.lie == Lie::Vote {
             disk.hard.voted_for = None;
         }

@@ -664,7 +664,7 @@ impl Cluster {
         if let (true, DiskOp::Record { id, .. }, Some(process)) = (lazy, &op, &self.hosts[host].process) {
             let (boot, input) = (process.boot, Input::Persisted { id: *id });
             us += self.disk_prng.within(1000..=100_000);
-            self.at(now.plus_us(10), Event::Give { host, boot, input });
+            self.at(now.plus_us(10), Event::Give { host, boot, input: Box::new(input) });
         }
         let machine = &mut self.hosts[host];
         if now < machine.slow.0 && !self.healed {

@@ -360,7 +360,7 @@ impl Cluster {
         let Some(process) = &machine.process else {
             return Ok(());
         };
-        if !process.writing {
+        if process.writing.is_none() {
             // What a follower is told is compared with what was proven to it.
             return Ok(());
         }

@@ -451,6 +451,7 @@ impl Rig {
             statements,
             ack: Ack::Majority,
             limits,
+            turn: Default::default(),
             reply,
         };
         Ok((StoreJob::Write(request), answer))

@@ -55,6 +55,10 @@ impl Env for World {
         out.fill_with(|| random.bits() as u8);
     }
 
+    fn die(&self, reason: &str) -> ! {
+        panic!("died: {reason}")
+    }
+
     fn files(&self) -> Drive {
         self.drive.clone()
     }

@@ -103,6 +103,8 @@ pub(crate) struct Process {
     /// Ordered to be applied up to here.
     pub(crate) ordered: Seq,
     queue: VecDeque<Entry>,
+    /// It found its own disk slow: it leaves the pin to others for a long time.
+    pub(crate) found_slow: bool,
     applying: bool,
     wake_at: Option<TrueTime>,
     paused: bool,
@@ -753,6 +755,7 @@ impl Cluster {
             fetching: false,
             stopping: false,
             writing: None,
+            found_slow: false,
             term,
             said: Seq(0),
             lease_seen: MonoTime(0),

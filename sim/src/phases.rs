@@ -9,7 +9,7 @@ use crate::plan::Plan;
 use crate::report::{Failure, Report};
 use crate::timeline::Timeline;
 use crate::trace::TraceMode;
-use base_ha_core::ids::join;
+use base_ha_core::ids::{NodeId, join};
 use base_ha_core::io::{Burden, Part};
 use base_ha_core::member::Role;
 use std::fmt::Write;
@@ -195,8 +195,15 @@ fn unsettled(cluster: &Cluster) -> Option<String> {
             return Some(format!("{id} is in term {}", standing.pin.term));
         }
     }
-    let lowest = (status.membership.members.iter()).filter(|m| m.role == Role::Voter).filter_map(|m| m.id()).min();
-    if lowest != Some(&machine.id) {
+    // Who found its own disk slow asks for the pin only after many tenures.
+    let found_slow = |id: &NodeId, incarnation| {
+        let host = cluster.host_named(id, incarnation).and_then(|host| cluster.hosts[host].process.as_ref());
+        host.is_some_and(|process| process.found_slow)
+    };
+    let voters = status.membership.members.iter().filter(|m| m.role == Role::Voter);
+    let asking = voters.filter_map(|m| m.identity.as_ref()).filter(|(id, incarnation)| !found_slow(id, *incarnation));
+    let lowest = asking.map(|(id, _)| id).min();
+    if lowest != Some(&machine.id) && !process.found_slow {
         return Some(format!("{} writes, {lowest:?} is to", machine.id));
     }
     None

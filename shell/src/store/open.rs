@@ -294,7 +294,7 @@ impl Own {
                  (SELECT key FROM main._ha_requests WHERE hlc < ?1 ORDER BY hlc LIMIT 1000)")?,
             set_term: one("INSERT INTO main._ha_terms(first, term) VALUES(?1, ?2)")?,
             set_recent: one("INSERT INTO main._ha_recent(first, term, ids) VALUES(?1, ?2, ?3)")?,
-            drop_recent: one("DELETE FROM main._ha_recent WHERE first < ?1")?,
+            drop_recent: one("DELETE FROM main._ha_recent WHERE first + length(ids) / 16 <= ?1")?,
         })
     }
 }

@@ -531,7 +531,12 @@ impl Cluster {
             NodeEvent::SnapshotNeeded { .. } => self.counts.add("snapshot_needed"),
             NodeEvent::TransferFailed { .. } => self.counts.add("transfer_failed"),
             NodeEvent::TransferStarted { .. } => self.counts.add("transfer_started"),
-            NodeEvent::SlowDisk { .. } => self.counts.add("disk_slow_noticed"),
+            NodeEvent::SlowDisk { .. } => {
+                self.counts.add("disk_slow_noticed");
+                if let Some(process) = &mut self.hosts[host].process {
+                    process.found_slow = true;
+                }
+            }
             NodeEvent::ClockSkew { .. } => self.counts.add("clock_skew_seen"),
             NodeEvent::Joined { .. } => self.counts.add("joined"),
             NodeEvent::MembershipChanged { .. } => {

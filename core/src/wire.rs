@@ -31,5 +31,5 @@ pub use capture::{ChangeSetWriter, Mark, TooLarge, ValueRef};
 pub use changeset::{ChangeSetReader, decode_changeset, encode_changeset};
 pub use entry::{ENTRY_OVERHEAD_MAX, decode_entry, encode_entry};
 pub use error::DecodeError;
-pub use frame::{BODY_MAX, FRAME_HEAD, decode_frame, encode_frame, frame_length};
+pub use frame::{BODY_MAX, FRAME_HEAD, FRAME_VERSION, decode_frame, encode_frame, frame_length};
 pub use membership::{decode_membership, encode_membership};

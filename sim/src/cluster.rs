@@ -36,13 +36,10 @@ use base_ha_core::node::Node;
 use base_ha_core::planted;
 use base_ha_core::position::Position;
 use base_ha_core::time::{MonoTime, Now};
-use base_ha_core::wire::{DecodeError, decode_frame};
+use base_ha_core::wire::{DecodeError, FRAME_VERSION, decode_frame};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-/// The version of the frames that the core writes.
-const CURRENT_VERSION: u8 = 1;
 
 /// Something that happens at a moment.
 #[derive(Clone, Debug)]
@@ -605,7 +602,7 @@ impl Cluster {
         }
         let mut bytes = frame.bytes;
         if self.hosts[frame.to].reads_next
-            && let Some(lowered) = version::lower(&bytes, CURRENT_VERSION)
+            && let Some(lowered) = version::lower(&bytes, FRAME_VERSION)
         {
             self.counts.add("frame_of_next_version_read");
             bytes = lowered;

@@ -10,7 +10,8 @@ use crate::message::{Envelope, Message};
 use bytes::Bytes;
 
 const MAGIC: [u8; 4] = *b"bHA\xf1";
-const VERSION: u8 = 2;
+/// The version that is written, and the only one that is read.
+pub const FRAME_VERSION: u8 = 2;
 
 /// What comes before a frame's body, in bytes: magic (4), version (1), length
 /// of the body (4), CRC-32 over version, length and body (4).
@@ -35,7 +36,7 @@ pub fn encode_frame(envelope: &Envelope) -> Bytes {
     };
     let mut out = Writer::with_capacity(FRAME_HEAD + 512 + payloads);
     out.raw(&MAGIC);
-    out.u8(VERSION);
+    out.u8(FRAME_VERSION);
     out.u32(0);
     out.u32(0);
     write_envelope(&mut out, envelope);
@@ -61,8 +62,8 @@ pub fn frame_length(start: &[u8]) -> Result<Option<usize>, DecodeError> {
     let Some(&got) = start.get(4) else {
         return Ok(None);
     };
-    if got != VERSION {
-        return Err(DecodeError::UnknownVersion { got, supported: VERSION });
+    if got != FRAME_VERSION {
+        return Err(DecodeError::UnknownVersion { got, supported: FRAME_VERSION });
     }
     let Some(length) = start.get(5..9) else {
         return Ok(None);

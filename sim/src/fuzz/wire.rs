@@ -4,7 +4,9 @@
 //! is one spelling of a message, so nothing can hide in another.
 
 use base_ha::snapshot::Header;
-use base_ha_core::wire::{FRAME_HEAD, decode_entry, decode_frame, encode_entry, encode_frame, frame_length};
+use base_ha_core::wire::{
+    FRAME_HEAD, FRAME_VERSION, decode_entry, decode_frame, encode_entry, encode_frame, frame_length,
+};
 use bytes::Bytes;
 
 /// A frame, as it comes from a peer.
@@ -59,7 +61,7 @@ pub fn snapshot_header(data: &[u8]) {
 fn framed(body: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(FRAME_HEAD + body.len());
     out.extend_from_slice(b"bHA\xf1");
-    out.push(2);
+    out.push(FRAME_VERSION);
     out.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
     let sum = sum(&[&out[4..], body]);
     out.extend_from_slice(&sum.to_le_bytes());

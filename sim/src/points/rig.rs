@@ -445,7 +445,7 @@ impl Rig {
         };
         let request = WriteRequest {
             id: RequestId(id),
-            idempotency_key: (id % 3 == 0).then(|| format!("key {id}")),
+            idempotency_key: id.is_multiple_of(3).then(|| format!("key {id}")),
             body_digest: [0; 16],
             many: statements.len() > 1,
             statements,

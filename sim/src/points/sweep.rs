@@ -110,7 +110,7 @@ fn share(lived: &Lived, options: &Options, next: &AtomicU64, report: &mut Report
         crash_at(lived, k, &image, report);
         if let (Some(op), None) = (lived.trace.get(k as usize), options.mutant) {
             error_at(lived, k, op, image.growth(op) > 0, &image, report);
-            if matches!(op, Op::Write { .. }) && k % 3 == 0 {
+            if matches!(op, Op::Write { .. }) && k.is_multiple_of(3) {
                 lie_at(lived, k, op, &image, report);
             }
         }
@@ -152,7 +152,7 @@ fn chosen(lived: &Lived, k: usize, options: &Options) -> bool {
     let before = trace[..k].iter().rev().take(40).take_while(|o| same(o, op)).count();
     let after = trace[k..].iter().take(40).take_while(|o| same(o, op)).count();
     let inside = before >= 12 && after >= 12;
-    (!inside || k % 41 == 0) && k as u64 % every == options.offset % every
+    (!inside || k.is_multiple_of(41)) && k as u64 % every == options.offset % every
 }
 
 fn live_through(scenario: &Scenario, mutant: Option<Mutant>) -> Result<Lived, String> {
@@ -316,7 +316,7 @@ fn fail_with(lived: &Lived, fault: Fault, what: &str, must_end: bool, report: &m
         return failed(format!("alive, and serves wrong rows: {why}"));
     }
     // By turns: the machine goes with it, or does not.
-    let fate = if fault.at % 2 == 0 { Fate::Kept } else { Fate::Lost };
+    let fate = if fault.at.is_multiple_of(2) { Fate::Kept } else { Fate::Lost };
     let mut crashed = rig.disk.image();
     crashed.crash(fate);
     if let Err(why) = caught(|| inspect(crashed, &rig.diary, u64::MAX, false)) {

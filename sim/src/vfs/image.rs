@@ -298,10 +298,12 @@ impl Image {
     pub fn collect(&mut self, file: FileId) {
         let named = |node: &Node| *node == Node::File(file);
         let pending = self.pending.iter().any(|c| c.made.as_ref().is_some_and(|(_, node)| named(node)));
-        if !pending && !self.names.values().any(named) && !self.durable.values().any(named) {
-            if let Some(inode) = self.files.remove(&file) {
-                self.used -= inode.live.len() as u64;
-            }
+        if !pending
+            && !self.names.values().any(named)
+            && !self.durable.values().any(named)
+            && let Some(inode) = self.files.remove(&file)
+        {
+            self.used -= inode.live.len() as u64;
         }
     }
 

@@ -545,7 +545,7 @@ mod tests {
             out_of_order |= there.windows(2).any(|w| !w[0] && w[1]);
             let mut crashed = image.clone();
             crashed.crash(Fate::Torn(seed));
-            torn |= read(&crashed, "a").expect("there").len() % SECTOR != 0;
+            torn |= !read(&crashed, "a").expect("there").len().is_multiple_of(SECTOR);
         }
         assert!(out_of_order && torn);
     }

@@ -75,8 +75,10 @@ fn through(cluster: &mut Cluster, plan: &Plan) -> Result<Report, Failure> {
     wait(cluster, "L1 a healed cluster converges", limit, unsettled)?;
     let acks = cluster.oracles.survival.acks();
     let terms = cluster.oracles.writer.terms();
-    // What went bad before may be noticed only now.
-    let noticed = |c: &Cluster| c.counts.get("rot_found_at_read") + c.counts.get("damage_noticed");
+    // What went bad before may be noticed only now, and an fsync that began on
+    // a slow disk still be under way.
+    let late = ["rot_found_at_read", "damage_noticed", "disk_slow_noticed", "slow_writer_stepped_down"];
+    let noticed = |c: &Cluster| late.iter().map(|what| c.counts.get(what)).sum::<u64>();
     let before = noticed(cluster);
     // Who found its disk slow takes the pin back when its time is over.
     let slow = cluster.hosts.iter().any(|h| h.process.as_ref().is_some_and(|process| process.found_slow));

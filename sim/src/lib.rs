@@ -28,7 +28,6 @@
 //! | `cluster`, `queue` | machines, processes; what happens next |
 //! | `workload`, `clients` | who asks for what, and what it makes of the answers |
 //! | `oracle` | what must hold |
-//! | `model` | all orders of events at small size |
 //! | `phases` | a run from start to end |
 //! | `trace`, `timeline`, `report` | what is said about it |
 //! | `shrink` | a smaller plan that fails the same way |
@@ -44,7 +43,6 @@ pub mod cluster;
 pub mod data;
 pub mod disk;
 pub mod fuzz;
-pub mod model;
 #[cfg(base_ha_mutants)]
 pub mod mutants;
 pub mod network;

@@ -7,7 +7,6 @@
 #[cfg(base_ha_mutants)]
 use base_ha_core::mutant::Mutant;
 use base_ha_sim::batch::{self, Batch, Outcome};
-use base_ha_sim::model::{Scope, explore};
 #[cfg(base_ha_mutants)]
 use base_ha_sim::mutants;
 use base_ha_sim::plan::Plan;
@@ -66,12 +65,6 @@ struct Arguments {
     /// Run the seeds in two fresh processes and compare their full traces.
     #[arg(long)]
     twice: bool,
-    /// Try every order of events at small size instead of seeds.
-    #[arg(long, conflicts_with_all = ["seed", "plan"])]
-    model: bool,
-    /// Give up each search of --model after so many seconds.
-    #[arg(long, default_value_t = 3600)]
-    model_seconds: u64,
     /// Try every planted mutant on up to --runs seeds each (400 unless told).
     #[cfg(base_ha_mutants)]
     #[arg(long)]
@@ -117,9 +110,6 @@ fn main() -> ExitCode {
     }
     if arguments.crash_points {
         return crash_points(&arguments);
-    }
-    if arguments.model {
-        return model(arguments.threads, Duration::from_secs(arguments.model_seconds));
     }
     #[cfg(base_ha_mutants)]
     if arguments.mutants {
@@ -182,17 +172,6 @@ fn try_mutants(arguments: &Arguments) -> ExitCode {
         println!("NOT CAUGHT: {mutant:?}: {}", mutant.what());
     }
     if trials.survivors().next().is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Searches every scope there is.
-fn model(threads: usize, limit: Duration) -> ExitCode {
-    let mut sound = true;
-    for scope in Scope::all() {
-        let found = explore(scope, threads, limit);
-        println!("{found}");
-        sound &= found.broken.is_none() && found.complete;
-    }
-    if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// One plan, looked at as the arguments want.

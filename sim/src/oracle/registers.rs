@@ -106,7 +106,11 @@ fn agree(register: usize, zones: &[Zone]) -> Verdict {
         }
     }
     for inner in zones.iter().filter(|zone| !is_forward(zone)) {
-        let before = forward.partition_point(|outer| outer.first_answer < inner.last_question);
+        // The start's value is there before whatever is asked for first.
+        let is_before = |outer: &Zone| {
+            outer.first_answer < inner.last_question || outer.value == 0 && outer.first_answer == TrueTime(0)
+        };
+        let before = forward.partition_point(is_before);
         if let Some(outer) = before.checked_sub(1).map(|n| &forward[n])
             && inner.first_answer < outer.last_question
         {

@@ -44,9 +44,50 @@ pub struct Config {
     pub tenure_min: Duration,
     /// The longest such tenure.
     pub tenure_max: Duration,
+    /// How much travels, and stays in memory, at once.
+    pub sizes: Sizes,
     /// The rule that is broken in this run.
     #[cfg(base_ha_mutants)]
     pub mutant: Option<crate::mutant::Mutant>,
+}
+
+/// How many bytes of entries travel, and stay in memory, at once. The same on all
+/// nodes of a cluster or not: nobody relies on what another one sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Sizes {
+    /// A longer payload travels in pieces of this size. That much may always be
+    /// under way to a follower: a line of 1 Mbit/s carries it in half a second.
+    pub piece: usize,
+    /// One append carries at most about this much.
+    pub append_max: usize,
+    /// No more is ever under way to a follower: more than a fast line needs.
+    pub window_max: usize,
+    /// Committed entries stay in memory up to this much payload and
+    /// bookkeeping: as much as may be under way to one follower. Whoever is
+    /// further behind is fed from the log on disk.
+    pub memory_max: usize,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { piece: 64 << 10, append_max: 1 << 20, window_max: 4 << 20, memory_max: 4 << 20 }
+    }
+}
+
+impl Sizes {
+    /// One part in `by` of each: what a simulator reaches with small rows takes
+    /// the same ways as large rows do.
+    ///
+    /// # Panics
+    /// If `by` is 0.
+    pub fn scaled_down(self, by: usize) -> Self {
+        Self {
+            piece: (self.piece / by).max(1),
+            append_max: (self.append_max / by).max(1),
+            window_max: (self.window_max / by).max(1),
+            memory_max: (self.memory_max / by).max(1),
+        }
+    }
 }
 
 /// Two settings that do not fit.
@@ -90,6 +131,7 @@ impl Config {
             skew_max: Duration::from_millis(500),
             tenure_min: Duration::from_secs(5),
             tenure_max: Duration::from_secs(30),
+            sizes: Sizes::default(),
             #[cfg(base_ha_mutants)]
             mutant: None,
         }

@@ -27,11 +27,6 @@ pub struct Log {
 }
 
 impl Log {
-    /// Committed entries stay in memory up to this many bytes of payload and
-    /// bookkeeping: as much as may be under way to one follower. Whoever is
-    /// further behind is fed from the log on disk.
-    pub const RING_BYTES_MAX: usize = 4 << 20;
-
     /// The view of what was found on disk.
     ///
     /// # Panics
@@ -179,10 +174,10 @@ impl Log {
         self.base = base;
     }
 
-    /// Lets go of whole entries beyond the memory bound, and of points beyond
+    /// Lets go of whole entries beyond `memory_max` bytes, and of points beyond
     /// theirs, but of nothing above `settled`.
-    pub fn evict(&mut self, settled: Seq) {
-        while self.ring_bytes > Self::RING_BYTES_MAX && self.ring.front().is_some_and(|e| e.seq <= settled) {
+    pub fn evict(&mut self, settled: Seq, memory_max: usize) {
+        while self.ring_bytes > memory_max && self.ring.front().is_some_and(|e| e.seq <= settled) {
             self.pop_oldest();
         }
         while self.points.len() > 2 * Recovered::TAIL_MAX && self.points.front().is_some_and(|p| p.seq < settled) {

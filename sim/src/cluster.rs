@@ -26,7 +26,7 @@ use crate::timeline::{Standing, Timeline};
 use crate::trace::{Trace, TraceMode};
 use crate::version;
 use crate::workload::Workload;
-use base_ha_core::config::Config;
+use base_ha_core::config::{Config, Sizes};
 use base_ha_core::entry::Entry;
 use base_ha_core::ids::{BootNonce, Incarnation, NodeId, Seq, Term, Url};
 use base_ha_core::io::{Boot, CallId, Input, Output, Part, Pin, ProposalId, Record, Route, StoreHealth, WritePermit};
@@ -235,6 +235,7 @@ impl Cluster {
                 config.clock_rate_ppm = plan.rho_ppm;
                 config.tenure_min = config.lease * 2;
                 config.tenure_max = config.lease * 8;
+                config.sizes = Sizes::default().scaled_down(plan.sizes_by.max(1));
                 config.witness = plan.witness == Some(n);
                 #[cfg(base_ha_mutants)]
                 {
@@ -712,6 +713,8 @@ impl Cluster {
             machine.amnesiac = Some(machine.disk.hard.incarnation);
             self.counts.add("rot_found_at_start");
         }
+        // A start syncs the write-ahead log of `data.db` before it reads it.
+        machine.disk.checkpoint();
         let recovered = machine.disk.recover();
         let now = machine.clock.now(self.now);
         let boot = machine.boots;

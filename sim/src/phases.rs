@@ -70,6 +70,9 @@ fn through(cluster: &mut Cluster, plan: &Plan) -> Result<Report, Failure> {
         })?;
     }
     cluster.heal()?;
+    // What was lost on the way before may still end a lease.
+    let heard = cluster.in_ms(plan.lease_ms() * 2);
+    cluster.run_until(heard)?;
     // The pin moves to the lowest id only after the longest tenure.
     let limit = cluster.in_ms(patience_ms);
     wait(cluster, "L1 a healed cluster converges", limit, unsettled)?;

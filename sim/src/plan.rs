@@ -31,6 +31,10 @@ pub struct Plan {
     pub disk: DiskPlan,
     /// The clients.
     pub workload: WorkloadPlan,
+    /// What travels and stays in memory at once is so many times smaller than in
+    /// a real node: rows that are as much smaller take the same ways, in parts,
+    /// through windows, out of memory, and cost less to run.
+    pub sizes_by: usize,
     /// How long faults last, in milliseconds.
     pub chaos_ms: u64,
     /// The faults, in order of time.
@@ -449,13 +453,13 @@ impl Plan {
             delay_us_max: delay_us_min + net.within(100..=200_000) * net.within(1..=1000) / 1000,
             line_kbit: draw_line(seed),
         };
-        let chaos_ms = cluster.within(8_000..=30_000);
+        let chaos_ms = cluster.within(40_000..=70_000);
         let plan = Self {
             seed,
             seats,
             spares,
             witness,
-            heartbeat_ms: [50, 100, 200, 500][cluster.index(4)],
+            heartbeat_ms: draw_heartbeat(cluster.index(4), seats),
             rho_ppm,
             clocks,
             net: net_plan,
@@ -468,10 +472,11 @@ impl Plan {
                 every_us: work.within(10_000..=200_000),
                 read_pm: work.within(50..=400) as u32,
                 group_max: work.within(1..=4),
-                row_bytes_max: if swarm.chance(100) { work.within(50_000..=400_000) } else { 0 },
+                row_bytes_max: if swarm.chance(100) { work.within(50_000..=400_000) / SIZES_BY } else { 0 },
                 execute_us_max: work.within(10..=5000),
                 trim_every_ms: if swarm.chance(400) { work.within(300..=3000) } else { 0 },
             },
+            sizes_by: SIZES_BY as usize,
             chaos_ms,
             faults: Vec::new(),
             #[cfg(base_ha_mutants)]
@@ -592,11 +597,21 @@ impl Plan {
     }
 }
 
+/// Everybody pings everybody, once a heartbeat: where there are many it comes less
+/// often, so that a run's events are not mostly pings.
+fn draw_heartbeat(drawn: usize, seats: usize) -> u64 {
+    if seats > 3 { [200, 200, 500, 500][drawn] } else { [50, 100, 200, 500][drawn] }
+}
+
+/// How much smaller than in a real node everything is that has a size.
+const SIZES_BY: u64 = 16;
+
 /// Mostly a line that is no bound; else one between what a lease needs at least
-/// and a fast one.
+/// and a fast one. It is narrower by as much as what it carries is smaller, but
+/// for pings and votes, which have the size that they have.
 fn draw_line(seed: u64) -> u64 {
     let mut prng = Prng::named(seed, "line plan");
-    if prng.chance(200) { prng.within(2..=10).pow(2) * 1000 } else { 0 }
+    if prng.chance(200) { (prng.within(2..=10).pow(2) * 1000 / SIZES_BY).max(500) } else { 0 }
 }
 
 fn signed(prng: &mut Prng, max: u64) -> i64 {

@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// The present format. It rises whenever a plan's fields are added, removed or
 /// come to mean something else.
-pub const FORMAT: u64 = 2;
+pub const FORMAT: u64 = 3;
 
 /// A file's contents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

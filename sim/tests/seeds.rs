@@ -39,7 +39,7 @@ fn a_narrow_line_costs_no_writer_its_lease() {
     plan.clocks = vec![plan.clocks[0].clone(); 3];
     plan.faults.clear();
     plan.net = NetPlan { line_kbit: 5_000, ..NetPlan::default() };
-    plan.heartbeat_ms = 500;
+    (plan.heartbeat_ms, plan.sizes_by) = (500, 1);
     plan.disk.stall_pm = 0;
     (plan.workload.every_us, plan.workload.row_bytes_max) = (300_000, 400_000);
     match run_caught(&plan, TraceMode::Off) {

@@ -20,9 +20,6 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 impl Node {
-    /// One append carries at most about this many bytes.
-    const APPEND_BYTES_MAX: usize = 1 << 20;
-
     /// Sends every follower what it lacks and may be sent.
     pub(super) fn feed_all(&mut self, now: Now, out: &mut Outbox) {
         let Stance::Writer(writer) = &mut self.stance else {
@@ -65,7 +62,7 @@ impl Node {
                 continue;
             }
             let prev = self.log.position(prev_seq);
-            let bytes_max = Self::APPEND_BYTES_MAX.min(progress.room());
+            let bytes_max = self.config.sizes.append_max.min(progress.room());
             let entries = self.log.entries(progress.next, last.seq, bytes_max);
             let (Some(prev), Some(entries)) = (prev, entries) else {
                 if progress.load.is_none() {
@@ -116,9 +113,10 @@ impl Node {
         renews: bool,
         out: &mut Outbox,
     ) -> bool {
-        match entries.iter().position(Parts::needed) {
+        let piece = self.config.sizes.piece;
+        match entries.iter().position(|entry| entry.payload.len() > piece) {
             Some(0) => {
-                progress.parts = Some(Parts::new(prev, entries.swap_remove(0)));
+                progress.parts = Some(Parts::new(prev, entries.swap_remove(0), piece));
                 return false;
             }
             Some(fit) => entries.truncate(fit),
@@ -176,7 +174,7 @@ impl Node {
             id: load,
             from: progress.next,
             through: self.log.last().seq,
-            bytes_max: Self::APPEND_BYTES_MAX,
+            bytes_max: self.config.sizes.append_max,
         });
     }
 
@@ -365,11 +363,11 @@ impl Node {
                 *incarnation = current;
             }
         }
-        let next = self.log.last().seq.next();
+        let (next, sizes) = (self.log.last().seq.next(), self.config.sizes);
         if let Stance::Writer(writer) = &mut self.stance {
             writer.progress.retain(|id, p| wanted.get(id) == Some(&p.incarnation));
             for (id, incarnation) in wanted {
-                writer.progress.entry(id).or_insert_with(|| Progress::new(incarnation, next));
+                writer.progress.entry(id).or_insert_with(|| Progress::new(incarnation, next, &sizes));
             }
         }
     }

@@ -259,7 +259,7 @@ impl Node {
         self.settle_birth(out);
         self.settle_memberships();
         self.order_apply(out);
-        self.log.evict(self.commit);
+        self.log.evict(self.commit, self.config.sizes.memory_max);
     }
 
     /// Orders to be applied what is committed and durable here: data that is

@@ -20,6 +20,8 @@ pub(super) struct Parts {
     /// The point before it.
     pub(super) prev: Position,
     entry: Entry,
+    /// The size of a piece, in bytes.
+    size: usize,
     /// Up to here it was sent.
     sent: usize,
     /// Up to here the follower has it in memory.
@@ -29,17 +31,9 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// A longer payload travels in pieces of this size: on a line of 1 Mbit/s
-    /// one passes within half a second.
-    pub(super) const SIZE: usize = 64 << 10;
-
-    /// Whether this entry travels in pieces.
-    pub(super) fn needed(entry: &Entry) -> bool {
-        entry.payload.len() > Self::SIZE
-    }
-
-    pub(super) fn new(prev: Position, entry: Entry) -> Self {
-        Self { prev, entry, sent: 0, taken: 0, taken_at: MonoTime(0) }
+    /// An entry that is to travel in pieces of so many bytes.
+    pub(super) fn new(prev: Position, entry: Entry, size: usize) -> Self {
+        Self { prev, entry, size, sent: 0, taken: 0, taken_at: MonoTime(0) }
     }
 
     pub(super) fn seq(&self) -> Seq {
@@ -63,7 +57,7 @@ impl Parts {
     /// The next piece, and where it ends. Once all was taken, an empty one.
     pub(super) fn next(&mut self) -> (Part, usize) {
         let length = self.entry.payload.len();
-        let end = (self.sent + Self::SIZE).min(length);
+        let end = (self.sent + self.size).min(length);
         let head = Entry { payload: Bytes::new(), ..self.entry.clone() };
         let part = Part { head, length, offset: self.sent, bytes: self.entry.payload.slice(self.sent..end) };
         self.sent = end;
@@ -139,6 +133,8 @@ mod tests {
     use crate::ids::{StreamId, Term};
     use alloc::vec;
 
+    const SIZE: usize = 64 << 10;
+
     fn entry(length: usize, fill: u8) -> Entry {
         let payload = Bytes::from(vec![fill; length]);
         Entry::following(&Position::START, StreamId::SHARED, Term(1), Hlc(1), EntryKind::Data, payload)
@@ -153,16 +149,16 @@ mod tests {
 
     #[test]
     fn pieces_make_the_entry_whole_whatever_is_repeated() {
-        let whole = entry(Parts::SIZE * 2 + 7, 3);
-        let mut parts = Parts::new(Position::START, whole.clone());
+        let whole = entry(SIZE * 2 + 7, 3);
+        let mut parts = Parts::new(Position::START, whole.clone(), SIZE);
         let mut slot = None;
         let (first, end) = parts.next();
-        assert_eq!(end, Parts::SIZE);
+        assert_eq!(end, SIZE);
         let (second, _) = parts.next();
         assert_eq!(partial(Assembly::take(&mut slot, second.clone())), 0, "the first is missing");
-        assert_eq!(partial(Assembly::take(&mut slot, first.clone())), Parts::SIZE);
-        assert_eq!(partial(Assembly::take(&mut slot, first)), Parts::SIZE, "again");
-        assert_eq!(partial(Assembly::take(&mut slot, second)), Parts::SIZE * 2);
+        assert_eq!(partial(Assembly::take(&mut slot, first.clone())), SIZE);
+        assert_eq!(partial(Assembly::take(&mut slot, first)), SIZE, "again");
+        assert_eq!(partial(Assembly::take(&mut slot, second)), SIZE * 2);
         let (third, end) = parts.next();
         assert_eq!((end, parts.is_sent()), (whole.payload.len(), true));
         match Assembly::take(&mut slot, third) {
@@ -177,22 +173,22 @@ mod tests {
     #[test]
     fn another_entry_at_the_same_place_starts_anew() {
         let mut slot = None;
-        let mut parts = Parts::new(Position::START, entry(Parts::SIZE * 2, 1));
-        assert_eq!(partial(Assembly::take(&mut slot, parts.next().0)), Parts::SIZE);
-        let mut others = Parts::new(Position::START, entry(Parts::SIZE * 2, 2));
-        assert_eq!(partial(Assembly::take(&mut slot, others.next().0)), Parts::SIZE);
+        let mut parts = Parts::new(Position::START, entry(SIZE * 2, 1), SIZE);
+        assert_eq!(partial(Assembly::take(&mut slot, parts.next().0)), SIZE);
+        let mut others = Parts::new(Position::START, entry(SIZE * 2, 2), SIZE);
+        assert_eq!(partial(Assembly::take(&mut slot, others.next().0)), SIZE);
         assert_eq!(partial(Assembly::take(&mut slot, parts.next().0)), 0, "its first piece is gone");
     }
 
     #[test]
     fn a_late_answer_takes_nothing_back_and_a_new_process_does() {
-        let mut parts = Parts::new(Position::START, entry(Parts::SIZE * 4, 1));
+        let mut parts = Parts::new(Position::START, entry(SIZE * 4, 1), SIZE);
         parts.next();
         parts.next();
-        assert!(parts.taken(Parts::SIZE * 2, MonoTime(2), MonoTime(10)));
-        assert!(parts.taken(Parts::SIZE, MonoTime(1), MonoTime(11)), "said before");
+        assert!(parts.taken(SIZE * 2, MonoTime(2), MonoTime(10)));
+        assert!(parts.taken(SIZE, MonoTime(1), MonoTime(11)), "said before");
         parts.rewind();
-        assert_eq!(parts.next().0.offset, Parts::SIZE * 2);
+        assert_eq!(parts.next().0.offset, SIZE * 2);
         assert!(!parts.taken(0, MonoTime(12), MonoTime(13)), "it lost what it had");
         parts.rewind();
         assert_eq!(parts.next().0.offset, 0);

@@ -5,6 +5,7 @@
 use super::pace::Pace;
 use super::parts::Parts;
 use super::window::{Answer, Window};
+use crate::config::Sizes;
 use crate::ids::{Incarnation, NodeId, Seq, Term};
 use crate::io::{CallId, LoadId, ProposalId};
 use crate::time::MonoTime;
@@ -84,7 +85,7 @@ pub(super) struct Progress {
 impl Progress {
     pub(super) const FLIGHTS_MAX: usize = 64;
 
-    pub(super) fn new(incarnation: Incarnation, next: Seq) -> Self {
+    pub(super) fn new(incarnation: Incarnation, next: Seq, sizes: &Sizes) -> Self {
         Self {
             incarnation,
             next,
@@ -94,7 +95,7 @@ impl Progress {
             feed: Feed::Probe { asked: false },
             flights: VecDeque::new(),
             flight_bytes: 0,
-            window: Window::new(),
+            window: Window::new(sizes),
             parts: None,
             asked: None,
             load: None,
@@ -313,6 +314,8 @@ pub(super) struct Writer {
     /// Content hashes were seen to differ.
     pub(super) suspect: bool,
     pub(super) pace: Pace,
+    /// Its own disk was found slow while it wrote.
+    pub(super) slow: bool,
     /// Durable on a quorum of others since then, and not on this node.
     pub(super) held_up: Option<(Seq, MonoTime)>,
 }

@@ -144,7 +144,7 @@ impl Node {
     }
 
     /// Whether something about this writer calls for another one, and why.
-    fn wants_heir(&self, now: Now) -> Option<Why> {
+    fn wants_heir(&self) -> Option<Why> {
         if self.stop_by.is_some() {
             return Some(Why::Stopping);
         }
@@ -154,7 +154,9 @@ impl Node {
         if self.removed() {
             return Some(Why::Unfit);
         }
-        if now.mono < self.health.slow_until {
+        // Not for what was found in an earlier term: where everybody was found
+        // slow once, the pin would go round for ever.
+        if matches!(&self.stance, Stance::Writer(writer) if writer.slow) {
             return Some(Why::Slow);
         }
         (!self.stores_data()).then_some(Why::Preference)
@@ -165,7 +167,7 @@ impl Node {
             return;
         };
         let Some(handover) = &writer.handover else {
-            if let Some(why) = self.wants_heir(now).filter(|_| self.may_start_handover(writer, now))
+            if let Some(why) = self.wants_heir().filter(|_| self.may_start_handover(writer, now))
                 && let Some(heir) = self.best_heir(writer, now)
             {
                 self.start_handover(now, heir, why, out);

@@ -4,6 +4,7 @@
 //! the next heartbeat, and a lease must not end because of it. Knows nothing of
 //! what is sent.
 
+use crate::config::Sizes;
 use crate::time::MonoTime;
 use core::time::Duration;
 
@@ -21,20 +22,18 @@ pub(super) struct Answer {
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Window {
     bytes: usize,
+    /// What it begins with and never falls below.
+    min: usize,
+    max: usize,
     /// Answers to what was sent before this say how it was under another
     /// window: they change nothing.
     since: MonoTime,
 }
 
 impl Window {
-    /// What it begins with and never falls below: a line of 1 Mbit/s carries it
-    /// in half a second.
-    pub(super) const MIN: usize = 64 << 10;
-    /// More than a fast line needs.
-    pub(super) const MAX: usize = 4 << 20;
-
-    pub(super) fn new() -> Self {
-        Self { bytes: Self::MIN, since: MonoTime(0) }
+    pub(super) fn new(sizes: &Sizes) -> Self {
+        let (min, max) = (sizes.piece, sizes.window_max.max(sizes.piece));
+        Self { bytes: min, min, max, since: MonoTime(0) }
     }
 
     /// So many bytes may be under way.
@@ -48,7 +47,7 @@ impl Window {
             return;
         }
         let took = now.since(sent);
-        if took < heartbeat / 4 && answer.full && self.bytes < Self::MAX {
+        if took < heartbeat / 4 && answer.full && self.bytes < self.max {
             self.set(self.bytes * 2, now);
         } else if took > heartbeat / 2 && answer.at_once {
             self.set(self.bytes / 2, now);
@@ -62,7 +61,7 @@ impl Window {
     }
 
     fn set(&mut self, bytes: usize, now: MonoTime) {
-        self.bytes = bytes.clamp(Self::MIN, Self::MAX);
+        self.bytes = bytes.clamp(self.min, self.max);
         self.since = now;
     }
 }
@@ -77,7 +76,7 @@ mod tests {
     const BEAT: Answer = Answer { full: false, at_once: true };
 
     fn wide() -> Window {
-        let mut window = Window::new();
+        let mut window = Window::new(&Sizes::default());
         for n in 0..10 {
             window.answered(at(n * 10), at(n * 10 + 5), HEARTBEAT, ENTRIES);
         }
@@ -91,11 +90,11 @@ mod tests {
     #[test]
     fn it_grows_while_answers_are_quick_and_shrinks_when_they_are_late() {
         let mut window = wide();
-        assert_eq!(window.bytes(), Window::MAX);
+        assert_eq!(window.bytes(), window.max);
         for n in 1..20 {
             window.answered(at(n * 1000), at(n * 1000 + 60), HEARTBEAT, PIECE);
         }
-        assert_eq!(window.bytes(), Window::MIN);
+        assert_eq!(window.bytes(), window.min);
     }
 
     #[test]
@@ -121,10 +120,10 @@ mod tests {
 
     #[test]
     fn an_idle_way_says_nothing_of_its_width() {
-        let mut window = Window::new();
+        let mut window = Window::new(&Sizes::default());
         for n in 0..10 {
             window.answered(at(n * 100), at(n * 100 + 1), HEARTBEAT, BEAT);
         }
-        assert_eq!(window.bytes(), Window::MIN);
+        assert_eq!(window.bytes(), window.min);
     }
 }

@@ -58,6 +58,7 @@ impl Node {
             loads: BTreeMap::new(),
             suspect: false,
             pace: Pace::new(now.mono),
+            slow: false,
             held_up: None,
         }));
         self.append_own(now, payloads, out);
@@ -541,6 +542,9 @@ impl Node {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         out.push(Output::Event(Event::SlowDisk { ms: ms(slow.own), best_ms: ms(slow.best) }));
         self.health.slow_until = now.mono.after(self.config.tenure_max * Self::SLOW_TENURES);
+        if let Stance::Writer(writer) = &mut self.stance {
+            writer.slow = true;
+        }
     }
 }
 

@@ -284,7 +284,19 @@ impl Cluster {
                 .count();
             left >= membership.quorum()
         };
-        intact(membership) && self.membership_under_way().iter().all(intact)
+        intact(membership) && self.membership_under_way().iter().all(intact) && self.data_is_elsewhere(host)
+    }
+
+    /// Whether another machine than this one has whole data: a log that begins
+    /// after the end of what a machine has applied does not bring it back, and
+    /// witnesses have none.
+    fn data_is_elsewhere(&self, host: usize) -> bool {
+        self.hosts.iter().enumerate().any(|(other, machine)| {
+            let disk = &machine.disk;
+            let voter = self.membership.as_ref().is_some_and(|(_, m)| m.is_voter(&machine.id, disk.hard.incarnation));
+            let whole = disk.data.membership.is_some() && disk.data.applied.seq >= disk.log.base.seq;
+            other != host && !machine.config.witness && !machine.retired && voter && whole
+        })
     }
 
     /// Starts a graceful stop; the machine starts again later.

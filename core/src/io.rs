@@ -647,6 +647,8 @@ pub struct Burden {
     pub reads: usize,
     /// Administrators' orders under way.
     pub orders: usize,
+    /// Hand-overs under way.
+    pub handovers: usize,
     /// Ids that are remembered.
     pub peers: usize,
     /// Pings whose echo would prove something.

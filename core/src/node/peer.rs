@@ -116,6 +116,8 @@ pub(super) struct Peer {
     pub(super) route: Route,
     /// When this incarnation was first heard of.
     pub(super) first_seen: MonoTime,
+    /// When it last asked for the pin.
+    pub(super) asked: Option<MonoTime>,
     /// When it was last pinged back.
     pub(super) pinged_back: Option<MonoTime>,
     /// When it was last turned away, so that refusals cannot become a storm.
@@ -138,6 +140,7 @@ impl Peer {
             url,
             route,
             first_seen: now,
+            asked: None,
             pinged_back: None,
             refused: None,
             skewed: false,

@@ -123,6 +123,7 @@ impl Node {
             burden.proposals = writer.proposals.len();
             burden.reads = writer.reads.len();
             burden.orders = writer.orders.len();
+            burden.handovers = usize::from(writer.handover.is_some());
         }
         burden
     }

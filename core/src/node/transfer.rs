@@ -62,16 +62,38 @@ impl Node {
             Some(url) => self.membership().get(&who.id).is_some_and(|m| m.url == *url),
             None => who.id < self.config.id || !self.stores_data(),
         };
-        let tenured = now.mono.since(writer.since) >= self.tenure_now(now) || !self.stores_data();
-        if who.term == writer.term
-            && preferred
-            && tenured
-            && self.may_start_handover(writer, now)
-            && self.can_take_pin(writer, &who.id, now)
-            && self.membership().is_voter(&who.id, who.incarnation)
-        {
-            self.start_handover(now, who.id.clone(), Why::Preference, out);
+        let voter = self.membership().is_voter(&who.id, who.incarnation);
+        if who.term != writer.term || !preferred || !voter {
+            return;
         }
+        let tenured = now.mono.since(writer.since) >= self.tenure_now(now) || !self.stores_data();
+        let ready = tenured && self.may_start_handover(writer, now);
+        if let Some(peer) = self.peers.get_mut(&who.id) {
+            peer.asked = Some(now.mono);
+        }
+        if !ready {
+            return;
+        }
+        if let Some(heir) = self.most_preferred(now) {
+            self.start_handover(now, heir, Why::Preference, out);
+        }
+    }
+
+    /// Of those that ask for the pin, the one that nobody else would take it
+    /// from again: with n0 and n1 asking n2, a hand-over to n1 because its
+    /// question came first would be followed by a second one to n0.
+    fn most_preferred(&self, now: Now) -> Option<NodeId> {
+        let Stance::Writer(writer) = &self.stance else {
+            return None;
+        };
+        // Each asks once a heartbeat; one question may be lost.
+        let patience = self.config.heartbeat * 2;
+        let asks = |id: &&NodeId| {
+            let asked = self.peers.get(*id).and_then(|peer| peer.asked);
+            asked.is_some_and(|at| now.mono.since(at) <= patience)
+        };
+        let members = self.membership().members.iter().filter_map(Member::id);
+        members.filter(asks).filter(|id| self.can_take_pin(writer, id, now)).min().cloned()
     }
 
     fn may_start_handover(&self, writer: &Writer, now: Now) -> bool {

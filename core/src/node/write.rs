@@ -325,6 +325,9 @@ impl Node {
         }
         if too_long {
             self.health.slow = true;
+            // A disk that stalls again and again would take the pin back after
+            // each tenure, and cost an election each time.
+            self.health.slow_until = now.mono.after(self.config.tenure_max * Self::SLOW_TENURES);
             self.step_down(now, StepDownReason::SlowDisk, out);
         }
     }

@@ -44,12 +44,16 @@ impl Cluster {
         let beside = (membership.members.iter())
             .filter(|m| m.role == Role::Voter && m.id().is_some_and(|id| *id != self.hosts[host].id))
             .count();
-        // A voter with a new disk has nothing to compare yet.
+        // A voter with a new disk has nothing to compare yet, and one whose log
+        // lost its tail will be one (seed 122860423 of the generator then: while
+        // it was down, the data of the only other complete node went bad).
         let whole = membership.members.iter().all(|m| {
             m.identity.as_ref().and_then(|(id, n)| self.host_named(id, *n).map(|host| (host, n))).is_some_and(
                 |(host, n)| {
-                    let disk = &self.hosts[host].disk;
-                    disk.hard.incarnation == *n && (m.role != Role::Voter || disk.data.membership.is_some())
+                    let machine = &self.hosts[host];
+                    let disk = &machine.disk;
+                    let lost = machine.amnesiac == Some(*n);
+                    disk.hard.incarnation == *n && !lost && (m.role != Role::Voter || disk.data.membership.is_some())
                 },
             )
         });

@@ -525,6 +525,7 @@ impl Cluster {
                 });
                 if let Some(process) = &mut self.hosts[host].process {
                     process.writing = None;
+                    process.found_slow |= *reason == StepDownReason::SlowDisk;
                 }
             }
             NodeEvent::FrameRefused { .. } => self.counts.add("frame_refused_by_node"),

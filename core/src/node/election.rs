@@ -14,6 +14,7 @@ use crate::planted;
 use crate::position::Position;
 use crate::time::{MonoTime, Now};
 use alloc::collections::BTreeSet;
+use core::time::Duration;
 
 /// A candidacy under way.
 #[derive(Clone, Debug, Hash)]
@@ -111,6 +112,13 @@ impl Node {
         }
     }
 
+    /// How long a candidate is given: longer after each one that failed, since
+    /// three fsyncs (its own, and two of a voter) may take more than a
+    /// heartbeat, and then none would ever end well.
+    fn campaign_time(&self) -> Duration {
+        self.config.heartbeat * (1 + self.tries.min(7))
+    }
+
     fn fail_campaign(&mut self, now: Now) {
         self.stance = Stance::Follower;
         self.tries = self.tries.saturating_add(1);
@@ -125,7 +133,7 @@ impl Node {
             return;
         }
         let term = self.hard.term.next();
-        let until = now.mono.after(self.config.heartbeat / 2 + self.prng.jitter(pin::STEP));
+        let until = now.mono.after(self.campaign_time() / 2 + self.prng.jitter(pin::STEP));
         self.stance = Stance::PreCandidate(Campaign { until, granted: BTreeSet::new() });
         out.push(Output::Event(Event::BecamePreCandidate { term }));
         let last = self.log.last();
@@ -139,7 +147,7 @@ impl Node {
         self.hard.voted_for = Some((self.config.id.clone(), self.hard.incarnation));
         self.writer = None;
         self.persist_hard(out);
-        let until = now.mono.after(self.config.heartbeat + self.prng.jitter(pin::STEP));
+        let until = now.mono.after(self.campaign_time() + self.prng.jitter(pin::STEP));
         self.stance = Stance::Candidate(Campaign { until, granted: BTreeSet::new() });
         out.push(Output::Event(Event::BecameCandidate { term: self.hard.term }));
         let last = self.log.last();
@@ -211,7 +219,7 @@ impl Node {
             self.hard.voted_for = Some(candidate);
             self.persist_hard(out);
             // Give it time to win before standing oneself.
-            self.arm_election(now.mono.after(self.config.heartbeat));
+            self.arm_election(now.mono.after(self.campaign_time()));
         }
         self.send(who.route.clone(), Gate::Log, Message::Voted { granted }, out);
     }

@@ -265,27 +265,31 @@ impl Node {
         if !core::mem::take(&mut writer.suspect) {
             return;
         }
-        let Some((at, reports)) = self.differing_reports(now) else {
-            return;
-        };
         let voters = self.membership().voters().filter(|m| m.role == Role::Voter).count();
-        let right = reports.iter().map(|r| r.content).find(|content| {
-            let agreeing = reports.iter().filter(|r| r.voter && r.content == *content).count();
-            agreeing >= crate::quorum::majority(voters)
+        let differing = self.differing_reports(now);
+        // At a position that somebody passed in the middle of a batch it has no
+        // hash, and cannot be counted; at an older one it may have.
+        let told = differing.iter().find_map(|(at, reports)| {
+            let right = reports.iter().map(|r| r.content).find(|content| {
+                let agreeing = reports.iter().filter(|r| r.voter && r.content == *content).count();
+                agreeing >= crate::quorum::majority(voters)
+            });
+            // Trimmed away, it can be told to nobody.
+            let hash = self.log.position(*at)?.hash;
+            right.map(|expected| (*at, hash, expected, reports))
         });
-        let Some(expected) = right else {
-            out.push(Output::Event(Event::DivergedWithoutMajority { at }));
-            return;
-        };
-        let Some(hash) = self.log.position(at).map(|p| p.hash) else {
+        let Some((at, hash, expected, reports)) = told else {
+            if let Some((at, _)) = differing.first() {
+                out.push(Output::Event(Event::DivergedWithoutMajority { at: *at }));
+            }
             return;
         };
         for report in reports {
             if report.content == expected {
                 continue;
             }
-            out.push(Output::Event(Event::Diverged { node: report.id, at }));
-            match report.route {
+            out.push(Output::Event(Event::Diverged { node: report.id.clone(), at }));
+            match report.route.clone() {
                 None => self.health.quarantined = true,
                 Some(route) => {
                     let refused = Refused::Diverged { at, expected, hash };
@@ -295,10 +299,11 @@ impl Node {
         }
     }
 
-    /// What everybody had at the newest position where somebody differs.
-    fn differing_reports(&self, now: Now) -> Option<(Seq, Vec<Report>)> {
+    /// What everybody had at each position where somebody differs, the newest
+    /// first.
+    fn differing_reports(&self, now: Now) -> Vec<(Seq, Vec<Report>)> {
         let own = self.health.samples.recent();
-        own.iter().rev().find_map(|(at, content)| {
+        let reported = own.iter().rev().map(|(at, content)| {
             let mut reports = Vec::new();
             if self.stores_data() {
                 reports.push(Report {
@@ -326,9 +331,9 @@ impl Node {
                     });
                 }
             }
-            let differ = reports.windows(2).any(|w| w[0].content != w[1].content);
-            differ.then_some((*at, reports))
-        })
+            (*at, reports)
+        });
+        reported.filter(|(_, reports)| reports.windows(2).any(|w| w[0].content != w[1].content)).collect()
     }
 
     pub(super) fn on_diverged(

@@ -23,12 +23,14 @@ pub(super) struct Pace {
     slow: u32,
 }
 
-/// What a writer's slow disk did, for the log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+/// What a writer's slow disk did, and who is quicker.
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub(super) struct Slow {
+    /// Whose disk is much quicker.
+    pub(super) heir: NodeId,
     /// Its quickest append.
     pub(super) own: Duration,
-    /// The quickest of another node's, the way there and back included.
+    /// The heir's quickest, the way there and back included.
     pub(super) best: Duration,
 }
 
@@ -68,25 +70,33 @@ impl Pace {
         }
     }
 
-    /// Once a `period`: whether the own disk has been much the slowest for long
-    /// enough, and slower than `floor`, below which nobody minds.
-    pub(super) fn judge(&mut self, now: MonoTime, period: Duration, floor: Duration) -> Option<Slow> {
-        if now.since(self.began) < period {
-            return None;
-        }
+    /// Whether it is time to judge, which is once a `period`.
+    pub(super) fn due(&self, now: MonoTime, period: Duration) -> bool {
+        now.since(self.began) >= period
+    }
+
+    /// Whether the own disk has been much slower for long enough than that of
+    /// somebody who could take the pin, and slower than `floor`, below which
+    /// nobody minds. To be asked when [`Pace::due`]. Of two nodes with slow
+    /// disks neither is the other's heir: the pin would fly between them.
+    pub(super) fn judge(&mut self, now: MonoTime, period: Duration, floor: Duration, heirs: &[NodeId]) -> Option<Slow> {
         // What has been under way for long counts although it has no end yet.
         let open = self.ordered.front().map(|(_, at)| now.since(*at)).filter(|age| *age >= period);
         let own = self.own.or(open);
-        let best = self.others.values().min().copied();
+        let mut could = self.others.iter().filter(|(id, _)| heirs.contains(id));
+        // The lowest id of those that are quick enough: who is preferred to the
+        // heir would ask it for the pin.
+        let quick = |took: Duration| own.is_some_and(|own| own > took * Self::TIMES);
+        let best = could.find(|(_, took)| quick(**took)).map(|(id, took)| (id.clone(), *took));
         self.began = now;
         self.own = None;
         self.others.clear();
-        let (Some(own), Some(best)) = (own, best) else {
-            // Nothing was written: nothing is known, and nothing is slow.
+        let (Some(own), Some((heir, best))) = (own, best) else {
+            // Nothing was written, or nobody is much quicker.
             self.slow = 0;
             return None;
         };
-        if own <= floor || own <= best * Self::TIMES {
+        if own <= floor {
             self.slow = 0;
             return None;
         }
@@ -95,7 +105,7 @@ impl Pace {
             return None;
         }
         self.slow = 0;
-        Some(Slow { own, best })
+        Some(Slow { heir, own, best })
     }
 }
 
@@ -122,7 +132,7 @@ mod tests {
                 pace.own(Seq(i as u64), at(began + own + more));
                 pace.other(&id, Duration::from_millis(other + more));
             }
-            pace.judge(at(began + 1500), PERIOD, FLOOR).is_some()
+            pace.judge(at(began + 1500), PERIOD, FLOOR, core::slice::from_ref(&id)).is_some()
         })
     }
 
@@ -145,7 +155,7 @@ mod tests {
         pace.order(Seq(1), at(0));
         let found = (1..9).position(|n| {
             pace.other(&id, Duration::from_millis(3));
-            pace.judge(at(n * 1500), PERIOD, FLOOR).is_some()
+            pace.judge(at(n * 1500), PERIOD, FLOOR, core::slice::from_ref(&id)).is_some()
         });
         assert_eq!(found, Some(2));
     }
@@ -153,6 +163,27 @@ mod tests {
     #[test]
     fn an_idle_writer_is_not_judged() {
         let mut pace = Pace::new(at(0));
-        assert!((1..9).all(|n| pace.judge(at(n * 1500), PERIOD, FLOOR).is_none()));
+        let heirs = [NodeId::new("b").expect("legal")];
+        assert!((1..9).all(|n| pace.judge(at(n * 1500), PERIOD, FLOOR, &heirs).is_none()));
+    }
+
+    #[test]
+    fn who_cannot_take_the_pin_is_no_measure() {
+        let mut pace = Pace::new(at(0));
+        let [a, b, c] = ["a", "b", "c"].map(|id| NodeId::new(id).expect("legal"));
+        let mut found = |heirs: &[NodeId]| {
+            (0..3).find_map(|_| {
+                let began = pace.began;
+                pace.order(Seq(1), began);
+                pace.own(Seq(1), began.after(Duration::from_millis(300)));
+                for (id, took) in [(&a, 2), (&b, 90), (&c, 40)] {
+                    pace.other(id, Duration::from_millis(took));
+                }
+                pace.judge(began.after(PERIOD), PERIOD, FLOOR, heirs).map(|slow| slow.heir)
+            })
+        };
+        assert_eq!(found(&[]), None);
+        assert_eq!(found(core::slice::from_ref(&b)), None, "it is slow as well");
+        assert_eq!(found(&[b.clone(), c.clone()]), Some(c.clone()));
     }
 }

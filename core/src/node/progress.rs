@@ -314,8 +314,8 @@ pub(super) struct Writer {
     /// Content hashes were seen to differ.
     pub(super) suspect: bool,
     pub(super) pace: Pace,
-    /// Its own disk was found slow while it wrote.
-    pub(super) slow: bool,
+    /// Whose disk is so much quicker that it is to have the pin.
+    pub(super) quicker: Option<NodeId>,
     /// Durable on a quorum of others since then, and not on this node.
     pub(super) held_up: Option<(Seq, MonoTime)>,
 }

@@ -14,6 +14,7 @@ use crate::member::{Member, Role};
 use crate::message::Message;
 use crate::planted;
 use crate::time::Now;
+use alloc::vec::Vec;
 
 impl Node {
     /// Once a heartbeat a preferred follower asks for the pin.
@@ -124,6 +125,12 @@ impl Node {
         self.health.quarantined || !self.health.samples.differ(contents)
     }
 
+    /// Who could take the pin.
+    pub(super) fn heirs(&self, writer: &Writer, now: Now) -> Vec<NodeId> {
+        let ids = self.membership().voters().filter_map(Member::id);
+        ids.filter(|id| self.can_take_pin(writer, id, now)).cloned().collect()
+    }
+
     /// The one with the most, the lowest id among equals.
     fn best_heir(&self, writer: &Writer, now: Now) -> Option<NodeId> {
         let mut best: Option<(&Member, crate::ids::Seq)> = None;
@@ -176,11 +183,6 @@ impl Node {
         if self.removed() {
             return Some(Why::Unfit);
         }
-        // Not for what was found in an earlier term: where everybody was found
-        // slow once, the pin would go round for ever.
-        if matches!(&self.stance, Stance::Writer(writer) if writer.slow) {
-            return Some(Why::Slow);
-        }
         (!self.stores_data()).then_some(Why::Preference)
     }
 
@@ -189,9 +191,16 @@ impl Node {
             return;
         };
         let Some(handover) = &writer.handover else {
-            if let Some(why) = self.wants_heir().filter(|_| self.may_start_handover(writer, now))
-                && let Some(heir) = self.best_heir(writer, now)
-            {
+            if !self.may_start_handover(writer, now) {
+                return;
+            }
+            let next = match (self.wants_heir(), &writer.quicker) {
+                (Some(why), _) => self.best_heir(writer, now).map(|heir| (heir, why)),
+                // Nobody else: with another slow disk nothing were gained.
+                (None, Some(id)) => self.can_take_pin(writer, id, now).then(|| (id.clone(), Why::Slow)),
+                (None, None) => None,
+            };
+            if let Some((heir, why)) = next {
                 self.start_handover(now, heir, why, out);
                 self.tick_handover(now, out);
             }

@@ -58,7 +58,7 @@ impl Node {
             loads: BTreeMap::new(),
             suspect: false,
             pace: Pace::new(now.mono),
-            slow: false,
+            quicker: None,
             held_up: None,
         }));
         self.append_own(now, payloads, out);
@@ -533,21 +533,26 @@ impl Node {
     /// that its disk has become quicker.
     fn tick_pace(&mut self, now: Now, out: &mut Outbox) {
         let floor = self.config.heartbeat / 4;
+        let Stance::Writer(writer) = &self.stance else {
+            return;
+        };
+        if !writer.pace.due(now.mono, self.config.lease) {
+            return;
+        }
+        let mut heirs = self.heirs(writer, now);
+        if self.config.static_writer.is_some() {
+            heirs.clear();
+        }
         let Stance::Writer(writer) = &mut self.stance else {
             return;
         };
-        let Some(slow) = writer.pace.judge(now.mono, self.config.lease, floor) else {
+        let Some(slow) = writer.pace.judge(now.mono, self.config.lease, floor, &heirs) else {
             return;
         };
-        if self.config.static_writer.is_some() || self.no_heir(now) {
-            return;
-        }
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         out.push(Output::Event(Event::SlowDisk { ms: ms(slow.own), best_ms: ms(slow.best) }));
+        writer.quicker = Some(slow.heir);
         self.health.slow_until = now.mono.after(self.config.tenure_max * Self::SLOW_TENURES);
-        if let Stance::Writer(writer) = &mut self.stance {
-            writer.slow = true;
-        }
     }
 }
 

@@ -200,7 +200,7 @@ impl Node {
             let caught_up = progress.is_some_and(|p| {
                 p.matched >= self.commit
                     && p.feed == Feed::Replicate
-                    && !p.amnesiac
+                    && p.amnesiac.is_none()
                     && (standing.witness || standing.applied >= self.commit_floor())
             }) && !self.health.samples.differ(&standing.contents);
             if member.identity != identity {

@@ -38,7 +38,7 @@ impl Node {
     fn feed(&mut self, now: Now, id: &NodeId, progress: &mut Progress, renews: bool, out: &mut Outbox) {
         let last = self.log.last();
         let mut sent = false;
-        if progress.amnesiac {
+        if progress.amnesiac.is_some() {
             // Told until it comes back as somebody else: word may be lost.
             if core::mem::take(&mut progress.due) {
                 let acknowledged = progress.matched;

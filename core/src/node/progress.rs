@@ -78,8 +78,9 @@ pub(super) struct Progress {
     pub(super) due: bool,
     /// What its data contains.
     pub(super) applied: Seq,
-    /// It forgot what it had acknowledged, and counts for nothing any more.
-    pub(super) amnesiac: bool,
+    /// Seen to have forgotten what it had acknowledged, in an answer to what was
+    /// sent then: it counts for nothing any more.
+    pub(super) amnesiac: Option<MonoTime>,
 }
 
 impl Progress {
@@ -102,7 +103,7 @@ impl Progress {
             told: Seq(0),
             due: true,
             applied: Seq(0),
-            amnesiac: false,
+            amnesiac: None,
         }
     }
 

@@ -152,8 +152,26 @@ impl Node {
         peer.hear(echo);
         peer.route = who.route.clone();
         self.learn_seat(who, &standing);
+        self.clear_amnesia(&who.id, echo, &standing);
         self.take_standing(now, who, standing, out);
         self.on_standing_as_writer(now, &who.id, out);
+    }
+
+    /// Two machines had copies of one disk: what one of them acknowledged the
+    /// other was seen to lack. The one that is left, and answers a later ping,
+    /// has it all on its disk: it is fed again. One that really forgot is fed
+    /// nothing, and never gets here.
+    fn clear_amnesia(&mut self, id: &NodeId, echo: MonoTime, standing: &Ping) {
+        let has = self.log.position(standing.last.seq) == Some(standing.last);
+        if let super::Stance::Writer(writer) = &mut self.stance
+            && let Some(progress) = writer.progress.get_mut(id)
+            && progress.amnesiac.is_some_and(|seen| echo > seen)
+            && standing.last.seq >= progress.matched
+            && has
+        {
+            progress.amnesiac = None;
+            progress.probe(standing.last.seq.next());
+        }
     }
 
     fn take_standing(&mut self, now: Now, who: &Sender, ping: Ping, out: &mut Outbox) {

@@ -136,7 +136,7 @@ impl Node {
             self.refuse(who, FrameRefusal::OtherIncarnation, out);
             return;
         }
-        if progress.amnesiac {
+        if progress.amnesiac.is_some() {
             return;
         }
         match appended.result {
@@ -168,7 +168,7 @@ impl Node {
                     // with its disk. This answers something sent after the
                     // acknowledgement came in: one sent before it may have
                     // overtaken the entry itself.
-                    progress.amnesiac = true;
+                    progress.amnesiac = Some(last_stamp);
                     let acknowledged = progress.matched;
                     let refused = Message::Refused(Refused::Amnesia { acknowledged });
                     self.send(who.route.clone(), super::Gate::HardState, refused, out);
@@ -246,7 +246,7 @@ impl Node {
                 }
             }
             Some((id, incarnation)) => match writer.progress.get(id) {
-                Some(p) if p.incarnation == *incarnation && !p.amnesiac => p.matched,
+                Some(p) if p.incarnation == *incarnation && p.amnesiac.is_none() => p.matched,
                 Some(p) if planted!(self.config, StrangerCounted) => p.matched,
                 _ => Seq(0),
             },
@@ -268,7 +268,7 @@ impl Node {
             Some((id, incarnation)) => writer
                 .progress
                 .get(id)
-                .filter(|p: &&Progress| p.incarnation == *incarnation && !p.amnesiac)
+                .filter(|p: &&Progress| p.incarnation == *incarnation && p.amnesiac.is_none())
                 .and_then(|p| p.acked)
                 .unwrap_or_default(),
             None => MonoTime(0),

@@ -225,6 +225,8 @@ pub enum Refused {
     /// The receiver reports less log than it once acknowledged: it must take a
     /// new incarnation.
     Amnesia {
+        /// Whose word that was.
+        incarnation: Incarnation,
         /// What it had acknowledged.
         acknowledged: Seq,
     },

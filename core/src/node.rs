@@ -110,9 +110,6 @@ pub struct Node {
     last_stamp: MonoTime,
 
     hard: HardState,
-    /// How far an incarnation before this one had acknowledged the log; said
-    /// again, it is no news.
-    forgotten: Seq,
     disk: Disk,
     log: Log,
     /// What is there of an entry that comes in pieces.
@@ -218,7 +215,6 @@ impl Node {
             last_stamp: now.mono,
             hard,
             // What it was is not known: whatever is said of it now is late.
-            forgotten: if amnesia { Seq(u64::MAX) } else { Seq(0) },
             disk: Disk::default(),
             log,
             assembly: None,
@@ -239,7 +235,7 @@ impl Node {
             peers: BTreeMap::new(),
             heartbeat_at: now.mono,
             pings: VecDeque::new(),
-            health: Health::new(recovered.applied.seq, recovered.content),
+            health: Health::new(recovered.applied, recovered.content),
             transferred: None,
             stop_by: None,
             stopped: false,

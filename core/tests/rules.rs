@@ -308,6 +308,7 @@ fn amnesia_told_twice_is_one() {
     w.write(0, "x");
     w.run(50);
     let old = w.hosts[2].disk.clone();
+    let incarnation = old.hard.incarnation;
     w.write(0, "y");
     w.run(50);
     w.crash(2);
@@ -315,7 +316,7 @@ fn amnesia_told_twice_is_one() {
     w.start(2);
     w.until("amnesia", |w| w.saw(2, |e| matches!(e, Event::Amnesia { .. })));
     let (cluster, term) = (w.status(0).cluster, w.status(0).pin.term.0);
-    let told = Message::Refused(Refused::Amnesia { acknowledged: w.status(0).commit });
+    let told = Message::Refused(Refused::Amnesia { incarnation, acknowledged: w.status(0).commit });
     let again = frame(&w, 0, cluster, term, told);
     w.at(2, again);
     let forgot = w.hosts[2].events.iter().filter(|(_, e)| matches!(e, Event::Amnesia { .. })).count();
@@ -630,7 +631,7 @@ fn nothing_bad_said_of_a_node_panics_it() {
         Message::AskTransfer,
         Message::Voted { granted: true },
         Message::PreVoted { term: Term(9), granted: true },
-        Message::Refused(Refused::Amnesia { acknowledged: Seq(9_999) }),
+        Message::Refused(Refused::Amnesia { incarnation: w.hosts[1].disk.hard.incarnation, acknowledged: Seq(9_999) }),
         Message::Refused(Refused::Born { membership }),
         Message::Refused(Refused::NotAMember),
         Message::Refused(Refused::StaleTerm),

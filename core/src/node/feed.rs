@@ -42,7 +42,7 @@ impl Node {
             // Told until it comes back as somebody else: word may be lost.
             if core::mem::take(&mut progress.due) {
                 let acknowledged = progress.matched;
-                let refused = Message::Refused(Refused::Amnesia { acknowledged });
+                let refused = Message::Refused(Refused::Amnesia { incarnation: progress.incarnation, acknowledged });
                 self.tell(id, Gate::HardState, refused, out);
             }
             return;

@@ -300,7 +300,7 @@ impl Node {
             return;
         }
         self.applied = position;
-        self.health.samples.note(position.seq, content);
+        self.health.samples.note(position, content);
     }
 
     pub(super) fn on_log_trimmed(&mut self, first: Seq, base: Position) {
@@ -336,7 +336,6 @@ impl Node {
             self.adopt_term(now, position.term, out);
         }
         let held = self.log.position(position.seq);
-        let acknowledged = self.durable;
         if log_reset {
             // Entries that followed this very point are gone with the reset.
             // If they were acknowledged, this is amnesia.
@@ -348,7 +347,7 @@ impl Node {
             self.memberships = vec![(position.seq, membership)];
             self.commit = position.seq;
             if lost {
-                self.take_new_incarnation(now, acknowledged, out);
+                self.take_new_incarnation(now, out);
             }
         } else if held.is_some_and(|held| held != position) || position.seq > self.log.last().seq {
             // The log does not contain what the data now does.
@@ -360,7 +359,7 @@ impl Node {
         self.applied = position;
         self.ordered = position.seq;
         if self.stores_data() {
-            self.health.samples.restart(position.seq, content);
+            self.health.samples.restart(position, content);
         }
         if position.seq > self.commit {
             self.raise_commit(position.seq, out);

@@ -16,11 +16,12 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-/// Content hashes at positions that others are likely to have as well.
+/// Content hashes at positions that others are likely to have as well. The
+/// positions are kept whole: the log may be trimmed beyond all of them.
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Samples {
-    latest: (Seq, ContentHash),
-    ring: VecDeque<(Seq, ContentHash)>,
+    latest: (Position, ContentHash),
+    ring: VecDeque<(Position, ContentHash)>,
 }
 
 impl Samples {
@@ -28,43 +29,46 @@ impl Samples {
     const KEPT: usize = 64;
     const TOLD: usize = 15;
 
-    pub(super) fn note(&mut self, seq: Seq, content: ContentHash) {
-        self.latest = (seq, content);
-        if seq.0.is_multiple_of(Self::EVERY) {
+    pub(super) fn note(&mut self, at: Position, content: ContentHash) {
+        self.latest = (at, content);
+        if at.seq.0.is_multiple_of(Self::EVERY) {
             if self.ring.len() == Self::KEPT {
                 self.ring.pop_front();
             }
-            self.ring.push_back((seq, content));
+            self.ring.push_back((at, content));
         }
     }
 
     /// The data was replaced.
-    pub(super) fn restart(&mut self, seq: Seq, content: ContentHash) {
+    pub(super) fn restart(&mut self, at: Position, content: ContentHash) {
         self.ring.clear();
-        self.note(seq, content);
+        self.note(at, content);
     }
 
     /// What is told to others.
     pub(super) fn recent(&self) -> Vec<(Seq, ContentHash)> {
         let skip = self.ring.len().saturating_sub(Self::TOLD);
         let mut recent = Vec::with_capacity(Self::TOLD + 1);
-        recent.extend(self.ring.iter().skip(skip));
-        if self.latest.0 > Seq(0) && recent.last() != Some(&self.latest) {
-            recent.push(self.latest);
+        recent.extend(self.ring.iter().skip(skip).map(|(at, content)| (at.seq, *content)));
+        let (at, content) = self.latest;
+        if at.seq > Seq(0) && recent.last() != Some(&(at.seq, content)) {
+            recent.push((at.seq, content));
         }
         recent
     }
 
-    fn at(&self, seq: Seq) -> Option<ContentHash> {
-        if self.latest.0 == seq && seq > Seq(0) {
-            return Some(self.latest.1);
+    /// What was here at `seq`, and at which entry.
+    fn at(&self, seq: Seq) -> Option<(Hash, ContentHash)> {
+        let (at, content) = self.latest;
+        if at.seq == seq && seq > Seq(0) {
+            return Some((at.hash, content));
         }
-        self.ring.iter().find(|(s, _)| *s == seq).map(|(_, content)| *content)
+        self.ring.iter().find(|(at, _)| at.seq == seq).map(|(at, content)| (at.hash, *content))
     }
 
     /// Whether any of `others` differs from what was here at the same place.
     pub(super) fn differ(&self, others: &[(Seq, ContentHash)]) -> bool {
-        others.iter().any(|(seq, content)| self.at(*seq).is_some_and(|own| own != *content))
+        others.iter().any(|(seq, content)| self.at(*seq).is_some_and(|(_, own)| own != *content))
     }
 }
 
@@ -99,7 +103,7 @@ pub(super) struct Health {
 }
 
 impl Health {
-    pub(super) fn new(applied: Seq, content: ContentHash) -> Self {
+    pub(super) fn new(applied: Position, content: ContentHash) -> Self {
         Self {
             full: false,
             slow: false,
@@ -274,8 +278,7 @@ impl Node {
                 let agreeing = reports.iter().filter(|r| r.voter && r.content == *content).count();
                 agreeing >= crate::quorum::majority(voters)
             });
-            // Trimmed away, it can be told to nobody.
-            let hash = self.log.position(*at)?.hash;
+            let (hash, _) = self.health.samples.at(*at)?;
             right.map(|expected| (*at, hash, expected, reports))
         });
         let Some((at, hash, expected, reports)) = told else {
@@ -347,9 +350,8 @@ impl Node {
     ) {
         let from_writer = who.term == self.hard.term && self.writer.as_ref() == Some(&who.id);
         // Old news, from before a re-seed or about another history, is none.
-        let same_entry = self.log.position(at).is_some_and(|p| p.hash == hash);
-        let differs = self.health.samples.at(at).is_some_and(|own| own != expected);
-        if from_writer && same_entry && differs && !self.health.quarantined {
+        let differs = self.health.samples.at(at).is_some_and(|(entry, own)| entry == hash && own != expected);
+        if from_writer && differs && !self.health.quarantined {
             self.health.quarantined = true;
             out.push(Output::Event(Event::Diverged { node: self.config.id.clone(), at }));
             self.fetch_reseed(now, out);

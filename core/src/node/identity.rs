@@ -6,7 +6,7 @@
 
 use super::peer::Peer;
 use super::{Gate, Node, Stance};
-use crate::ids::{ClusterId, Incarnation, NodeId, Seq, Url};
+use crate::ids::{ClusterId, Incarnation, NodeId, Url};
 use crate::io::{Event, FrameRefusal, Outbox, Output, Route, StepDownReason};
 use crate::message::{Envelope, Message, Refused};
 use crate::planted;
@@ -252,12 +252,12 @@ impl Node {
                 out.push(Output::Event(Event::DuplicateId { id: self.config.id.clone() }));
                 self.mark_duplicate(now, out);
             }
-            Refused::Amnesia { acknowledged } => {
+            // Said of the incarnation before this one it comes late, or twice.
+            Refused::Amnesia { incarnation, .. } if incarnation != self.hard.incarnation => {}
+            Refused::Amnesia { acknowledged, .. } => {
                 let from_writer = self.writer.as_ref() == Some(&who.id) && who.term == self.hard.term;
-                // Said of the incarnation before this one it comes late, or
-                // twice.
-                if from_writer && acknowledged > self.forgotten && self.log.last().seq < acknowledged {
-                    self.take_new_incarnation(now, acknowledged, out);
+                if from_writer && self.log.last().seq < acknowledged {
+                    self.take_new_incarnation(now, out);
                 }
             }
             Refused::NotAMember => {
@@ -272,15 +272,13 @@ impl Node {
     }
 
     /// What this disk once acknowledged is gone: from now on it is a stranger.
-    /// It had acknowledged entries through `forgotten`.
-    pub(super) fn take_new_incarnation(&mut self, now: Now, forgotten: Seq, out: &mut Outbox) {
+    pub(super) fn take_new_incarnation(&mut self, now: Now, out: &mut Outbox) {
         self.step_down(now, StepDownReason::Removed, out);
         self.stance = Stance::Follower;
         self.hard.incarnation = Incarnation(self.prng.id());
         if planted!(self.config, SameDiskName) {
             self.hard.incarnation = Incarnation(seats_digest(core::slice::from_ref(&self.config.url)));
         }
-        self.forgotten = self.forgotten.max(forgotten);
         self.hard.high_water = Default::default();
         self.persist_hard(out);
         out.push(Output::Event(Event::Amnesia { incarnation: self.hard.incarnation }));

@@ -170,7 +170,8 @@ impl Node {
                     // overtaken the entry itself.
                     progress.amnesiac = Some(last_stamp);
                     let acknowledged = progress.matched;
-                    let refused = Message::Refused(Refused::Amnesia { acknowledged });
+                    let refused =
+                        Message::Refused(Refused::Amnesia { incarnation: progress.incarnation, acknowledged });
                     self.send(who.route.clone(), super::Gate::HardState, refused, out);
                     return;
                 }

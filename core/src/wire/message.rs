@@ -265,8 +265,9 @@ fn write_refused(out: &mut Writer, refused: &Refused) {
             out.u128(incarnation.0);
             out.u128(other.0);
         }
-        Refused::Amnesia { acknowledged } => {
+        Refused::Amnesia { incarnation, acknowledged } => {
             out.u8(4);
+            out.u128(incarnation.0);
             out.varint(acknowledged.0);
         }
         Refused::NotAMember => out.u8(5),
@@ -289,7 +290,7 @@ fn read_refused(input: &mut Reader) -> Result<Refused, DecodeError> {
             incarnation: Incarnation(input.u128()?),
             other: Incarnation(input.u128()?),
         },
-        4 => Refused::Amnesia { acknowledged: Seq(input.varint()?) },
+        4 => Refused::Amnesia { incarnation: Incarnation(input.u128()?), acknowledged: Seq(input.varint()?) },
         5 => Refused::NotAMember,
         6 => Refused::Diverged { at: Seq(input.varint()?), expected: ContentHash(input.u128()?), hash: input.hash()? },
         got => {

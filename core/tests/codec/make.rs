@@ -211,7 +211,8 @@ fn refused() -> impl Strategy<Value = Refused> {
             incarnation: Incarnation(incarnation),
             other: Incarnation(other),
         }),
-        number().prop_map(|n| Refused::Amnesia { acknowledged: Seq(n) }),
+        (any::<u128>(), number())
+            .prop_map(|(id, n)| Refused::Amnesia { incarnation: Incarnation(id), acknowledged: Seq(n) }),
         Just(Refused::NotAMember),
         (number(), any::<u128>(), hash()).prop_map(|(at, expected, hash)| Refused::Diverged {
             at: Seq(at),

@@ -336,23 +336,24 @@ impl Cluster {
     }
 
     /// Every fault ends for a bare majority of the voters, chosen at random; the
-    /// others stay as they are, and are cut off. Says whether there is a majority
+    /// others stay as they are, and are cut off. Says how large that majority is, if there is one
     /// that can be asked to go on by itself: whole disks, nothing ill, the
     /// membership settled, and no witness with a log that begins after the end
     /// of what stores data.
-    pub(crate) fn heal_core(&mut self) -> Result<bool, Failure> {
+    pub(crate) fn heal_core(&mut self) -> Result<Option<usize>, Failure> {
         self.end_faults();
         let Some(core) = self.draw_core() else {
             self.counts.add("core_forgone");
-            return Ok(false);
+            return Ok(None);
         };
+        let size = core.len();
         self.counts.add("core_healed_first");
         self.trace.line(self.now, &"", format_args!("!! only {core:?} go on"));
         self.net.part(&core);
         for host in core {
             self.heal_host(host)?;
         }
-        Ok(true)
+        Ok(Some(size))
     }
 
     fn draw_core(&mut self) -> Option<Vec<usize>> {

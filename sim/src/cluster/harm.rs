@@ -227,6 +227,12 @@ impl Cluster {
         let well = |h: &super::Host| h.process.as_ref().is_some_and(|p| !p.paused && !p.stopping) || !h.used;
         let member =
             (self.membership.as_ref()).is_some_and(|(_, m)| m.admits(&id, self.hosts[original].disk.hard.incarnation));
+        // The copy is at another address than the disk's node: two of them that
+        // moved find each other only when somebody tells them.
+        if self.hosts.iter().any(|h| h.moves > 0) {
+            self.counts.add("harm_forgone");
+            return;
+        }
         // Of one voter, or two, the copy is a second writer.
         let three = self.membership.as_ref().is_some_and(|(_, m)| m.voters().count() > 2);
         let calm = member

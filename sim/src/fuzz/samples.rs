@@ -202,7 +202,7 @@ pub(super) fn frames() -> Vec<Bytes> {
         Message::NeedSnapshot { at_least: position(5), from: Url::new("http://127.0.0.1:8091") },
         Message::Refused(Refused::OtherCluster { cluster: ClusterId(6) }),
         Message::Refused(Refused::Born { membership: membership() }),
-        Message::Refused(Refused::Amnesia { acknowledged: Seq(9) }),
+        Message::Refused(Refused::Amnesia { incarnation: Incarnation(5), acknowledged: Seq(9) }),
         Message::Refused(Refused::Diverged { at: Seq(4), expected: ContentHash(78), hash: Hash([9; 32]) }),
         part,
         appended(AppendResult::Partial { seq: Seq(5), bytes: 3 }),

@@ -322,7 +322,7 @@ impl Cluster {
     }
 
     /// Memberships in some log that are not known to be committed.
-    pub(super) fn membership_under_way(&self) -> Vec<Membership> {
+    pub(crate) fn membership_under_way(&self) -> Vec<Membership> {
         let committed = self.membership.as_ref().map_or(Seq(0), |(seq, _)| *seq);
         (self.hosts.iter().filter(|h| !h.retired))
             .flat_map(|h| h.disk.seen.entries.iter().rev().take_while(move |e| e.seq > committed))

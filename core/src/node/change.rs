@@ -297,17 +297,22 @@ impl Node {
             if *id == self.config.id {
                 continue;
             }
+            // A new disk under a known name is fed like the old one: were the
+            // log trimmed beyond each snapshot that it installs, it would never
+            // be admitted (simulator, seed 340000306 of its day).
+            let current = self.peers.get(id).map(|p| p.incarnation);
+            let incarnation = current.filter(|c| self.alive(id, *c, now.mono)).unwrap_or(*incarnation);
             let holds = match &self.stance {
                 Stance::Writer(writer) => writer
                     .progress
                     .get(id)
-                    .filter(|p| p.incarnation == *incarnation)
+                    .filter(|p| p.incarnation == incarnation)
                     .map(|p| p.matched)
                     .unwrap_or_default(),
                 _ => self
                     .peers
                     .get(id)
-                    .filter(|p| p.incarnation == *incarnation)
+                    .filter(|p| p.incarnation == incarnation)
                     .and_then(|p| p.standing.as_ref())
                     // Its log may end in a suffix that was never committed:
                     // that says nothing of what was committed in its place.
@@ -317,7 +322,7 @@ impl Node {
             // A witness is the last to let go: no data voter may be left
             // without an entry that only the witness still holds.
             let waits_for_all = !self.stores_data() && member.role == Role::Voter;
-            if waits_for_all || self.alive(id, *incarnation, now.mono) {
+            if waits_for_all || self.alive(id, incarnation, now.mono) {
                 floor = floor.min(holds);
             }
         }

@@ -251,7 +251,9 @@ impl Node {
         if now.mono < again {
             return;
         }
-        let pause = self.config.heartbeat * 2 * (1 << tries.min(4));
+        // Each source in its turn: a damaged one, asked first, must not cost more
+        // than a few leases.
+        let pause = self.config.heartbeat * 2 * (1 << tries.min(2));
         progress.feed = Feed::Snapshot { again: now.mono.after(pause), tries: tries + 1 };
         let at_least = self.log.base();
         let sources = self.snapshot_sources(now, id);

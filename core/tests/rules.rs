@@ -6,7 +6,7 @@ use base_ha_core::config::Config;
 use base_ha_core::ids::*;
 use base_ha_core::io::*;
 use base_ha_core::member::Role;
-use base_ha_core::message::{Append, Envelope, Message, Ping, Refused};
+use base_ha_core::message::{Append, AppendResult, Appended, Envelope, Message, Ping, Refused};
 use base_ha_core::position::Position;
 use base_ha_core::time::MonoTime;
 use std::time::Duration;
@@ -322,6 +322,43 @@ fn amnesia_told_twice_is_one() {
     let forgot = w.hosts[2].events.iter().filter(|(_, e)| matches!(e, Event::Amnesia { .. })).count();
     assert_eq!(forgot, 1);
     w.until("admission", |w| w.status(2).part == Part::Follower);
+}
+
+/// A second machine with a copy of the disk said less than was acknowledged.
+/// The one that is left has it all, and is fed again (simulator, faults `Copy`
+/// and `TailLoss`: it denied to have forgotten anything, and got nothing more).
+#[test]
+fn a_false_word_of_forgetting_is_taken_back() {
+    let mut w = World::born(3);
+    w.write(0, "x");
+    w.run(1_000);
+    let sent = w.hosts[0].outputs.iter().rev().find_map(|output| match output {
+        Output::Send { route: Route::Url(to), envelope } if *to == url(2) => match &envelope.message {
+            Message::Append(append) => Some(append.sent),
+            _ => None,
+        },
+        _ => None,
+    });
+    let said = Message::Appended(Appended {
+        echo: sent.expect("a heartbeat"),
+        result: AppendResult::Mismatch { hint: Position::START, last: Seq(0) },
+        applied: Seq(0),
+    });
+    let (cluster, term) = (w.status(0).cluster, w.status(0).pin.term.0);
+    let said = frame(&w, 2, cluster, term, said);
+    w.at(0, said);
+    let accused = |w: &World| {
+        let told = w.hosts[0].outputs.iter();
+        told.filter(|o| matches!(o, Output::Send { envelope, .. } if matches!(envelope.message, Message::Refused(Refused::Amnesia { .. })))).count()
+    };
+    assert_eq!(accused(&w), 1);
+    w.run(1_000);
+    w.write(0, "y");
+    w.until("the row", |w| w.holds(2, "y"));
+    assert!(!w.saw(2, |e| matches!(e, Event::Amnesia { .. })), "it forgot nothing");
+    let before = accused(&w);
+    w.run(5_000);
+    assert_eq!(accused(&w), before);
 }
 
 /// The lease goes on while the disk stands still, and nothing is committed:

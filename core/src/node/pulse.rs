@@ -159,18 +159,16 @@ impl Node {
 
     /// Two machines had copies of one disk: what one of them acknowledged the
     /// other was seen to lack. The one that is left, and answers a later ping,
-    /// has it all on its disk: it is fed again. One that really forgot is fed
-    /// nothing, and never gets here.
+    /// says that its log reaches as far: it is fed again from the beginning, and
+    /// counts for what it then acknowledges. One that really forgot says less.
     fn clear_amnesia(&mut self, id: &NodeId, echo: MonoTime, standing: &Ping) {
-        let has = self.log.position(standing.last.seq) == Some(standing.last);
+        let sizes = self.config.sizes;
         if let super::Stance::Writer(writer) = &mut self.stance
             && let Some(progress) = writer.progress.get_mut(id)
             && progress.amnesiac.is_some_and(|seen| echo > seen)
             && standing.last.seq >= progress.matched
-            && has
         {
-            progress.amnesiac = None;
-            progress.probe(standing.last.seq.next());
+            *progress = super::progress::Progress::new(progress.incarnation, standing.last.seq.next(), &sizes);
         }
     }
 

@@ -28,7 +28,7 @@ use crate::version;
 use crate::workload::Workload;
 use base_ha_core::config::{Config, Sizes};
 use base_ha_core::entry::Entry;
-use base_ha_core::ids::{BootNonce, Incarnation, NodeId, Seq, Term, Url};
+use base_ha_core::ids::{BootNonce, Hash, Incarnation, NodeId, Seq, Term, Url};
 use base_ha_core::io::{Boot, CallId, Input, Output, Part, Pin, ProposalId, Record, Route, StoreHealth, WritePermit};
 use base_ha_core::member::Membership;
 use base_ha_core::message::{Envelope, Message};
@@ -433,6 +433,15 @@ impl Cluster {
         }
         process.last_turn = process.last_turn.max(now.mono);
         let stale = self.notice(host, &input);
+        // Of a writer whose term is over. What else is due in this turn, an
+        // entry of its own among it, this node does all the same.
+        let theirs: Vec<Hash> = match &input {
+            Input::Received { envelope: Envelope { message: Message::Append(append), .. }, .. } if stale => {
+                let part = append.part.iter().map(|part| part.head.hash);
+                append.entries.iter().map(|entry| entry.hash).chain(part).collect()
+            }
+            _ => Vec::new(),
+        };
         let Some(process) = &mut self.hosts[host].process else {
             return Ok(());
         };
@@ -440,7 +449,13 @@ impl Cluster {
         // It asserts its own invariants at the end of each turn.
         process.node.step(now, input, &mut out);
         let boot = process.boot;
-        if stale && out.iter().any(|o| matches!(o, Output::Persist { record: Record::Append { .. }, .. })) {
+        let taken = |output: &Output| match output {
+            Output::Persist { record: Record::Append { entries, .. }, .. } => {
+                entries.iter().any(|entry| theirs.contains(&entry.hash))
+            }
+            _ => false,
+        };
+        if stale && out.iter().any(taken) {
             return Err(self.failure(
                 "O2 a lower term's entries are refused",
                 format!("host {host} takes entries of a writer whose term is over"),

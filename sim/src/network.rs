@@ -29,7 +29,10 @@ pub struct Network {
     /// How many faults cut each directed link at present.
     cuts: Vec<u32>,
     /// When each directed line has carried what it was given, in microseconds.
+    /// Once healed: when the last frame arrives.
     free_us: Vec<u64>,
+    /// Frames arrive in the order in which they were sent.
+    ordered: bool,
     prng: Prng,
     /// Frames kept for a late replay.
     kept: Vec<Frame>,
@@ -45,7 +48,15 @@ const KEPT_ANEW_PM: u32 = 100;
 impl Network {
     /// A whole network of so many machines.
     pub fn new(plan: NetPlan, hosts: usize, prng: Prng) -> Self {
-        Self { plan, hosts, cuts: vec![0; hosts * hosts], free_us: vec![0; hosts * hosts], prng, kept: Vec::new() }
+        Self {
+            plan,
+            hosts,
+            cuts: vec![0; hosts * hosts],
+            free_us: vec![0; hosts * hosts],
+            ordered: false,
+            prng,
+            kept: Vec::new(),
+        }
     }
 
     /// Cuts or mends the link from one machine to another, in that direction.
@@ -77,9 +88,12 @@ impl Network {
         self.cuts.iter().any(|cuts| *cuts > 0)
     }
 
-    /// Mends every link, and loses, repeats and damages nothing from now on.
+    /// Mends every link, and loses, repeats, damages and overtakes nothing from
+    /// now on: nodes are connected by streams.
     pub fn heal(&mut self) {
         self.cuts.fill(0);
+        self.free_us.fill(0);
+        self.ordered = true;
         self.kept.clear();
         self.plan = NetPlan {
             delay_us_min: self.plan.delay_us_min,
@@ -141,8 +155,16 @@ impl Network {
         } else {
             frame
         };
+        let delay = if self.ordered { self.in_order(now_us, &frame, delay) } else { delay };
         out.push((delay, frame));
         out
+    }
+
+    /// The delay of a frame that overtakes no other.
+    fn in_order(&mut self, now_us: u64, frame: &Frame, delay: u64) -> u64 {
+        let last = &mut self.free_us[frame.from * self.hosts + frame.to];
+        *last = (now_us + delay).max(*last);
+        *last - now_us
     }
 
     /// How long the line takes until it has carried a frame, behind all that it
@@ -224,6 +246,20 @@ mod tests {
         assert_eq!(arrival(30_000, Frame { from: 1, to: 0, ..frame() }), 80_000, "the other way is free");
         assert_eq!(arrival(500_000, frame()), 80_000, "by now it is free");
         assert_eq!(counts.get("frame_queued"), 1);
+    }
+
+    #[test]
+    fn a_healed_network_keeps_the_order() {
+        let mut counts = Counts::default();
+        let mut net = network(NetPlan { delay_us_max: 9_000, ..NetPlan::default() });
+        let mut arrivals = |net: &mut Network| -> Vec<u64> {
+            (0..200)
+                .flat_map(|at| net.send(at, frame(), &mut counts).into_iter().map(move |(delay, _)| at + delay))
+                .collect()
+        };
+        assert!(!arrivals(&mut net).is_sorted());
+        net.heal();
+        assert!(arrivals(&mut net).is_sorted());
     }
 
     #[test]

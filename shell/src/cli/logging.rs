@@ -18,6 +18,10 @@ pub fn start(logging: &Logging, node: &NodeId) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A line that can't be written, for the disk is full or nobody reads
+        // any more, is lost. Its own complaint about that would go to the same
+        // place, and end the process.
+        .log_internal_errors(false)
         .with_ansi(logging.format == LogFormat::Text && std::io::stderr().is_terminal());
     // A second start, as in tests, keeps the first subscriber.
     let _already = match logging.format {

@@ -98,7 +98,7 @@ pub enum Forward {
 /// Bounds on what comes in and how long it may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of a request's body, after decompression; 10 MiB.
+    /// Bytes of a request's body, which is never compressed; 10 MiB.
     pub body_bytes_max: usize,
     /// Bytes of an answer; 64 MiB.
     pub answer_bytes_max: usize,

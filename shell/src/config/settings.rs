@@ -173,7 +173,7 @@ pub const SETTINGS: &[Setting] = &[
         "",
         "Found a cluster alone, whatever the other seats say. For the first start of one node only.",
     ),
-    setting("max-body", "SIZE", "10MiB", "", "Largest body of a request, after decompression."),
+    setting("max-body", "SIZE", "10MiB", "", "Largest body of a request. A compressed one is refused (415)."),
     setting("max-answer", "SIZE", "64MiB", "", "Largest answer."),
     setting("max-statements", "COUNT", "1000", "", "Statements in one request."),
     setting("max-rows", "COUNT", "100000", "", "Rows of one result."),

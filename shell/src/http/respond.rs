@@ -163,6 +163,11 @@ pub(crate) fn error(error: &ApiError) -> Response<Body> {
     if let Some(seconds) = error.retry_after {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
+    // Browsers send a cookie to every port of a host, and go on with it: one
+    // that this cluster can't use would lock them out until it expires.
+    if matches!(error.code, "bad_token" | "token_other_lineage" | "session_forked") {
+        headers.insert(header::SET_COOKIE, HeaderValue::from_static("_txseq=; Path=/; Max-Age=0"));
+    }
     if error.status == 401 {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"base-ha\""));
     }

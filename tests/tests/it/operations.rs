@@ -171,3 +171,16 @@ fn a_moved_member_is_found_by_order() {
     let members = cluster[0].status().expect("a status").members;
     assert!(members.iter().any(|member| member.url == url && member.id.as_deref() == Some("node-3")), "{members:?}");
 }
+
+/// The disk of the log lines is full, or nobody reads them any more: the node
+/// goes on, and it is not the lines that a stop fails on.
+#[test]
+fn a_node_outlives_its_log() {
+    let mut cluster = Cluster::new(1);
+    cluster.nodes_mut()[0].log = "/dev/full".into();
+    cluster.start_all();
+    cluster[0].sql("CREATE TABLE t(n)");
+    cluster[0].sql("INSERT INTO t VALUES(1)");
+    let status = cluster.nodes_mut()[0].stop();
+    assert!(status.success(), "{status}");
+}

@@ -81,6 +81,10 @@ async fn tokens_that_are_not_this_history_are_never_answered_with_rows() {
         for at in [&a, &b] {
             let reply = at.query("/query", SELECT, &[("x-base-txseq", token)]).await;
             assert_eq!(reply.outcome(), (status, code.to_owned()), "{token} at {}", at.id);
+            // A browser would come with the same cookie again.
+            let ended = matches!(code, "bad_token" | "token_other_lineage");
+            let cookie = if ended { "_txseq=; Path=/; Max-Age=0" } else { "" };
+            assert_eq!(reply.header("set-cookie"), cookie, "{code}");
         }
     }
     assert_eq!((a.reads(), b.reads()), (0, 0));

@@ -18,7 +18,8 @@ use base_ha_sim::shrink::Shrinker;
 use base_ha_sim::trace::TraceMode;
 use clap::Parser;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Output};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Deterministic simulation of base-ha's core.
@@ -62,7 +63,11 @@ struct Arguments {
     /// Print the hash of the full trace, of each seed.
     #[arg(long)]
     hash: bool,
-    /// Run the seeds in two fresh processes and compare their full traces.
+    /// With --hash: the last seed first.
+    #[arg(long, requires = "hash")]
+    backwards: bool,
+    /// Run the seeds in two fresh processes, in one of them backwards and on
+    /// --threads threads, and compare their full traces.
     #[arg(long)]
     twice: bool,
     /// Try every planted mutant on up to --runs seeds each (400 unless told).
@@ -129,12 +134,12 @@ fn main() -> ExitCode {
         None => (arguments.from, arguments.runs.unwrap_or(1000)),
     };
     if arguments.twice {
-        return twice(from, runs, &[]);
+        return twice(from, runs, &[], arguments.threads);
     }
     match arguments.seed {
         Some(seed) => return one(Plan::from_seed(seed), &arguments, &format!("--seed {seed}")),
         None if arguments.hash => {
-            return hashes(from, runs, |seed| batch::run_caught(&Plan::from_seed(seed), TraceMode::Hash));
+            return hashes(from, runs, &arguments, |seed, mode| batch::run_caught(&Plan::from_seed(seed), mode));
         }
         None if arguments.soak => return soak(from, arguments.threads),
         None => {}
@@ -221,15 +226,15 @@ fn shell(arguments: &Arguments) -> ExitCode {
             println!("{table}");
             if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-        _ if arguments.twice => twice(from, runs, &["--shell"]),
+        _ if arguments.twice => twice(from, runs, &["--shell"], arguments.threads),
         Some((plan, _)) if arguments.print_plan => {
             println!("{}", serde_json::to_string_pretty(&plan).expect("a plan is plain data"));
             ExitCode::SUCCESS
         }
         Some((plan, name)) => ended(&shell::batch::run_caught(&plan, mode(arguments), None), &name),
-        None if arguments.hash => {
-            hashes(from, runs, |seed| shell::batch::run_caught(&ShellPlan::from_seed(seed), TraceMode::Hash, None))
-        }
+        None if arguments.hash => hashes(from, runs, arguments, |seed, mode| {
+            shell::batch::run_caught(&ShellPlan::from_seed(seed), mode, None)
+        }),
         None => {
             let batch = shell::batch::run(from, runs, arguments.threads);
             println!("{}", batch.report("--shell ", shell::batch::REQUIRED));
@@ -330,29 +335,53 @@ fn soak(from: u64, threads: usize) -> ExitCode {
     }
 }
 
-/// What tells two runs of a seed apart, a line a seed.
-fn hashes(from: u64, runs: u64, run: impl Fn(u64) -> Outcome) -> ExitCode {
-    for seed in from..from + runs {
-        match run(seed) {
-            Outcome::Held(report) => println!("{seed} {:016x} of {} lines", report.trace.0, report.trace.1),
-            Outcome::Failed(failure) => println!("{seed} {failure:?}"),
+/// What tells two runs of a seed apart, a line a seed. With --trace, and on one
+/// thread, all of what happened comes before it.
+fn hashes(from: u64, runs: u64, arguments: &Arguments, run: impl Fn(u64, TraceMode) -> Outcome + Sync) -> ExitCode {
+    let mode = mode(arguments);
+    let next = AtomicU64::new(0);
+    let threads = if arguments.trace { 1 } else { arguments.threads.max(1) };
+    let work = || {
+        let mut lines = Vec::new();
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            if n >= runs {
+                return lines;
+            }
+            let seed = if arguments.backwards { from + runs - 1 - n } else { from + n };
+            lines.push(match run(seed, mode) {
+                Outcome::Held(report) => (seed, format!("{:016x} of {} lines", report.trace.0, report.trace.1)),
+                Outcome::Failed(failure) => (seed, format!("{failure:?}")),
+            });
         }
+    };
+    let mut lines: Vec<(u64, String)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|w| w.join().expect("a worker catches its runs' panics")).collect()
+    });
+    lines.sort();
+    for (seed, line) in lines {
+        println!("{seed} {line}");
     }
     ExitCode::SUCCESS
 }
 
-fn twice(from: u64, runs: u64, how: &[&str]) -> ExitCode {
-    let fresh = || {
+fn twice(from: u64, runs: u64, how: &[&str], threads: usize) -> ExitCode {
+    let fresh = |beside: &[&str]| {
         let this = std::env::current_exe()?;
         let (from, runs) = (from.to_string(), runs.to_string());
-        Command::new(this).args(how).args(["--hash", "--from", &from, "--runs", &runs]).output()
+        Command::new(this).args(how).args(["--hash", "--from", &from, "--runs", &runs]).args(beside).output()
     };
+    let threads = threads.to_string();
     let outputs = std::thread::scope(|scope| {
-        let both = [scope.spawn(fresh), scope.spawn(fresh)];
+        let both = [
+            scope.spawn(|| fresh(&["--threads", "1"])),
+            scope.spawn(|| fresh(&["--threads", &threads, "--backwards"])),
+        ];
         both.map(|one| one.join().expect("starting a process does not panic"))
     });
     // A panic's message names its thread: only what is said on purpose counts.
-    let texts = outputs.map(|output| match output {
+    let texts = outputs.map(|output: std::io::Result<Output>| match output {
         Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
         Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
         Err(error) => error.to_string(),
@@ -371,6 +400,6 @@ fn twice(from: u64, runs: u64, how: &[&str]) -> ExitCode {
 repeat: cargo run --release -p base-ha-sim -- {how} --seed {seed} --twice"
         );
     }
-    println!("{runs} seeds twice in fresh processes, {differing} differ");
+    println!("{runs} seeds twice in fresh processes, once backwards on {threads} threads, {differing} differ");
     if differing == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -11,7 +11,7 @@
 use super::mutant::Mutant;
 use super::plan::ShellDiskPlan;
 use super::record::Recorder;
-use super::stream::Stream;
+use super::stream::{Connections, Stream};
 use crate::clock::{Clock, TrueTime};
 use crate::prng::Prng;
 use crate::vfs::VirtualDisk;
@@ -43,6 +43,7 @@ pub struct Machine {
     /// Its process has ended: what its tasks still say is heard by nobody.
     dead: AtomicBool,
     disk: Mutex<VirtualDisk>,
+    connections: Connections,
     mutant: Option<Mutant>,
 }
 
@@ -81,6 +82,7 @@ impl Machine {
             frozen: AtomicU64::new(0),
             dead: AtomicBool::new(false),
             disk: Mutex::new(disk),
+            connections: Connections::default(),
             mutant,
         }
     }
@@ -129,10 +131,20 @@ impl Machine {
         self.dead.store(dead, Ordering::Relaxed);
     }
 
+    /// Whether its process has ended or was killed.
+    pub fn has_ended(&self) -> bool {
+        self.dead.load(Ordering::Relaxed)
+    }
+
+    /// What its process has open.
+    pub fn connections(&self) -> &Connections {
+        &self.connections
+    }
+
     /// Whether its process has ended, be it in the middle of an operation on
     /// its disk.
     pub fn is_dead(&self) -> bool {
-        self.dead.load(Ordering::Relaxed) || !lock(&self.disk).is_up()
+        self.has_ended() || !lock(&self.disk).is_up()
     }
 
     /// Its clocks, to change them.

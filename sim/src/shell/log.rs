@@ -13,21 +13,36 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// The ERROR lines of a run, and whose they are.
+/// What nodes said that a run goes by, and who said it.
 #[derive(Clone, Default)]
-pub struct Errors(Arc<Mutex<Vec<(String, String)>>>);
+pub struct Heard(Arc<Mutex<Lines>>);
 
-impl Errors {
-    /// Takes what came since.
-    pub fn take(&self) -> Vec<(String, String)> {
-        std::mem::take(&mut *lock(&self.0))
+#[derive(Default)]
+struct Lines {
+    errors: Vec<(String, String)>,
+    slow: Vec<String>,
+}
+
+/// How a writer says that it leaves the pin to others for a long time: no
+/// status tells that.
+const FOUND_SLOW: &str = "this writer's disk makes every write slow";
+
+impl Heard {
+    /// Takes the ERROR lines that came since: host and text.
+    pub fn take_errors(&self) -> Vec<(String, String)> {
+        std::mem::take(&mut lock(&self.0).errors)
+    }
+
+    /// Takes the hosts that found since that their disk is slow.
+    pub fn take_slow(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.0).slow)
     }
 }
 
 /// Listens to one thread's run.
 pub struct Listener {
     recorder: Recorder,
-    errors: Errors,
+    heard: Heard,
     now: Arc<AtomicU64>,
     state: Mutex<State>,
 }
@@ -41,10 +56,10 @@ struct State {
 }
 
 impl Listener {
-    /// Tells `recorder` every line if it records, and `errors` the ERROR lines.
+    /// Tells `recorder` every line if it records, and `heard` what a run goes by.
     /// `now` is true time at the step's begin, in nanoseconds.
-    pub fn new(recorder: Recorder, errors: Errors, now: Arc<AtomicU64>) -> Self {
-        Self { recorder, errors, now, state: Mutex::default() }
+    pub fn new(recorder: Recorder, heard: Heard, now: Arc<AtomicU64>) -> Self {
+        Self { recorder, heard, now, state: Mutex::default() }
     }
 }
 
@@ -53,7 +68,7 @@ impl Subscriber for Listener {
         if metadata.is_span() {
             return metadata.name() == "node" && metadata.target().starts_with("turmoil");
         }
-        let max = if self.recorder.is_on() { Level::INFO } else { Level::ERROR };
+        let max = if self.recorder.is_on() { Level::INFO } else { Level::WARN };
         metadata.target().starts_with("base_ha") && *metadata.level() <= max
     }
 
@@ -91,7 +106,9 @@ impl Subscriber for Listener {
             format_args!("{level} {}{}", text.message, text.fields),
         );
         if level == Level::ERROR {
-            lock(&self.errors.0).push((host, format!("{}{}", text.message, text.fields)));
+            lock(&self.heard.0).errors.push((host, format!("{}{}", text.message, text.fields)));
+        } else if text.message.starts_with(FOUND_SLOW) {
+            lock(&self.heard.0).slow.push(host);
         }
     }
 

@@ -59,6 +59,7 @@ impl NodeHost {
         let ended = base_ha::run::run(SimEnv::new(self.0.machine.clone()), config, asked).await;
         // What other tasks of the process still do reaches nobody.
         self.0.machine.set_dead(true);
+        self.0.machine.connections().close();
         lock(&self.0.process).ended = Some(ended.map_err(|error| error.to_string()));
         Ok(())
     }

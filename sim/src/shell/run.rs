@@ -55,7 +55,10 @@ pub fn run(plan: &ShellPlan, mode: TraceMode, mutant: Option<Mutant>) -> Result<
         let ended = world.shared.ended.load(Ordering::Relaxed);
         (ended < clients).then(|| format!("{ended} of {clients} clients have ended"))
     })?;
-    wait(&mut world, "L3 everybody catches up", CONVERGE_MS, |world| unsettled(world).or_else(|| behind(world)))?;
+    let silent = world.now;
+    wait(&mut world, "L3 everybody catches up", CONVERGE_MS, |world| {
+        unsettled(world).or_else(|| behind(world, silent))
+    })?;
     world.stop_all();
     wait(&mut world, "L1 every node stops when told", STOP_MS, |world| {
         (!world.all_down()).then(|| "some still run".to_owned())
@@ -133,8 +136,9 @@ fn unsettled(world: &World) -> Option<String> {
     let Some(writer) = board.writer() else {
         return Some("nobody may write".to_owned());
     };
-    let lowest = world.data_nodes().next().unwrap_or(0);
-    if writer != lowest {
+    // Who found its own disk slow asks for the pin only after many tenures.
+    let lowest = world.data_nodes().find(|node| !world.found_slow(*node)).unwrap_or(writer);
+    if writer != lowest && !world.found_slow(writer) {
         return Some(format!("node-{writer} writes, node-{lowest} is to"));
     }
     let mut term = None;
@@ -157,13 +161,19 @@ fn unsettled(world: &World) -> Option<String> {
     if world.shared.set_up.load(Ordering::Relaxed) { None } else { Some("the tables are not there".to_owned()) }
 }
 
-/// Who has not applied everything, with clients silent.
-fn behind(world: &World) -> Option<String> {
+/// Who has not applied everything, with clients silent since `silent`. Statuses
+/// from before that may agree with each other, and lack the last write.
+fn behind(world: &World, silent: TrueTime) -> Option<String> {
     let board = world.board();
+    if !board.is_fresh(silent) {
+        return Some("not every node was asked since the clients fell silent".to_owned());
+    }
     let commit = |status: &Value| status["commit"].as_u64();
     let highest = board.status.iter().flatten().filter_map(commit).max();
     for (node, status) in board.status.iter().enumerate() {
-        let status = status.as_ref()?;
+        let Some(status) = status else {
+            return Some(format!("node-{node} does not answer"));
+        };
         let last = status["log"]["last"].as_u64();
         if last != highest || commit(status) != highest {
             return Some(format!("the log of node-{node} ends at {last:?}, {highest:?} is committed"));

@@ -1,20 +1,60 @@
 //! A connection between simulated hosts, looked at from one end.
 //!
-//! Decides what is recorded of it, and what a dead process's connections
-//! carry: nothing. Knows nothing of what the bytes mean.
+//! Decides what is recorded of it, what a dead process's connections carry,
+//! which is nothing, and in which order they are closed. Knows nothing of what
+//! the bytes mean.
 
-use super::env::Machine;
+use super::env::{Machine, lock};
 use super::mutant::Mutant;
+use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::TcpStream;
 
+/// What a machine's process has open. Clones share it.
+///
+/// A process that ends closes its connections in the order in which it opened
+/// them. Left to its tasks they would be closed in the order in which the
+/// runtime drops these, which follows from numbers that it counts for the whole
+/// process of the simulation.
+#[derive(Clone, Default)]
+pub struct Connections(Arc<Mutex<Opened>>);
+
+#[derive(Default)]
+struct Opened {
+    next: u64,
+    open: BTreeMap<u64, Socket>,
+}
+
+/// Turmoil's end; `None` once it is closed.
+type Socket = Arc<Mutex<Option<TcpStream>>>;
+
+impl Connections {
+    fn add(&self, inner: TcpStream) -> (u64, Socket) {
+        let socket = Arc::new(Mutex::new(Some(inner)));
+        let mut opened = lock(&self.0);
+        let id = opened.next;
+        opened.next += 1;
+        opened.open.insert(id, socket.clone());
+        (id, socket)
+    }
+
+    /// Closes all of them, oldest first.
+    pub fn close(&self) {
+        let open = std::mem::take(&mut lock(&self.0).open);
+        for socket in open.values() {
+            drop(lock(socket).take());
+        }
+    }
+}
+
 /// One end of a connection.
 pub struct Stream {
-    inner: TcpStream,
+    id: u64,
+    socket: Socket,
     machine: Arc<Machine>,
     /// `host:port` of both ends, for the record.
     label: String,
@@ -31,7 +71,8 @@ impl Stream {
         let remote = port(inner.peer_addr());
         let arrow = if dialled { "->" } else { "<-" };
         let label = format!("{local}{arrow}{peer}:{remote}");
-        Self { inner, machine, label, dialled }
+        let (id, socket) = machine.connections().add(inner);
+        Self { id, socket, machine, label, dialled }
     }
 
     fn record(&self, what: &str, bytes: &[u8]) {
@@ -47,6 +88,19 @@ impl Stream {
                 format_args!("{what} {} {} bytes {hash:016x}", self.label, bytes.len()),
             );
         }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let connections = self.machine.connections();
+        if self.machine.has_ended() {
+            connections.close();
+        } else if !self.machine.is_dead() {
+            lock(&connections.0).open.remove(&self.id);
+        }
+        // Otherwise its machine died in the middle of what it did: nobody is
+        // told, and what it had open goes when it is torn down.
     }
 }
 
@@ -72,7 +126,10 @@ impl AsyncRead for Stream {
             return Poll::Pending;
         }
         let before = buf.filled().len();
-        let read = Pin::new(&mut this.inner).poll_read(cx, buf);
+        let read = match &mut *lock(&this.socket) {
+            Some(inner) => Pin::new(inner).poll_read(cx, buf),
+            None => return Poll::Pending,
+        };
         match &read {
             Poll::Ready(Ok(())) => {
                 if !this.dialled {
@@ -93,7 +150,10 @@ impl AsyncWrite for Stream {
         if this.machine.is_dead() {
             return Poll::Pending;
         }
-        let written = Pin::new(&mut this.inner).poll_write(cx, bytes);
+        let written = match &mut *lock(&this.socket) {
+            Some(inner) => Pin::new(inner).poll_write(cx, bytes),
+            None => return Poll::Pending,
+        };
         match &written {
             Poll::Ready(Ok(n)) => this.record("write", &bytes[..*n]),
             Poll::Ready(Err(error)) => this.record(&format!("write {}", error.kind()), &[]),
@@ -103,10 +163,16 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+        match &mut *lock(&self.socket) {
+            Some(inner) => Pin::new(inner).poll_flush(cx),
+            None => Poll::Pending,
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+        match &mut *lock(&self.socket) {
+            Some(inner) => Pin::new(inner).poll_shutdown(cx),
+            None => Poll::Pending,
+        }
     }
 }

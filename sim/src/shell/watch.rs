@@ -7,6 +7,7 @@
 use super::client::Shared;
 use super::env::{Machine, SimEnv, lock};
 use super::oracle::standing::Standings;
+use crate::clock::TrueTime;
 use base_ha::http::client::Client as Http;
 use base_ha::tls::Dialler;
 use bytes::Bytes;
@@ -18,15 +19,27 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 /// What is known of the nodes.
-#[derive(Default)]
 pub struct Board {
     /// Each node's last status, as long as it answers.
     pub status: Vec<Option<Value>>,
+    /// When each was asked for it.
+    pub asked: Vec<TrueTime>,
     /// What statuses said before, and what contradicts it.
     pub standings: Standings,
 }
 
 impl Board {
+    /// Nothing is known of `nodes` nodes.
+    pub fn new(nodes: usize) -> Self {
+        Self { status: vec![None; nodes], asked: vec![TrueTime(0); nodes], standings: Standings::default() }
+    }
+
+    /// Every status answers a question of `since` or later: what is known is not
+    /// from before that.
+    pub fn is_fresh(&self, since: TrueTime) -> bool {
+        self.asked.iter().all(|asked| *asked >= since)
+    }
+
     /// The node that says it may write, if one does.
     pub fn writer(&self) -> Option<usize> {
         self.status.iter().position(|status| status.as_ref().is_some_and(|s| s["writable"] == true))
@@ -38,9 +51,10 @@ const EVERY: Duration = Duration::from_millis(50);
 
 /// Asks node `index` until the run ends.
 pub async fn watch(index: usize, machine: Arc<Machine>, shared: Arc<Shared>, board: Arc<Mutex<Board>>) {
-    let http = Http::new(Dialler::new(SimEnv::new(machine), None));
+    let http = Http::new(Dialler::new(SimEnv::new(machine.clone()), None));
     loop {
         sleep(EVERY).await;
+        let asked = machine.true_now();
         let request = Request::get("/_ha/status")
             .header("authorization", format!("Bearer {}", shared.token))
             .body(Full::new(Bytes::new()))
@@ -59,6 +73,7 @@ pub async fn watch(index: usize, machine: Arc<Machine>, shared: Arc<Shared>, boa
             board.standings.heard(index, status);
         }
         board.status[index] = status;
+        board.asked[index] = asked;
     }
 }
 

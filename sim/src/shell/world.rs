@@ -7,7 +7,7 @@
 use super::client::{Client, Shared};
 use super::env::{Machine, TICK, lock};
 use super::links::Links;
-use super::log::{Errors, Listener};
+use super::log::{Heard, Listener};
 use super::mutant::Mutant;
 use super::node::NodeHost;
 use super::plan::{ShellDiskPlan, ShellFault, ShellPlan};
@@ -22,7 +22,6 @@ use crate::vfs::{self, Fate, Harm, VirtualDisk};
 use base_ha::config::{Config, Secret};
 use base_ha::token::Keys;
 use base_ha_core::ids::{NodeId, Url};
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
@@ -87,7 +86,10 @@ pub struct World {
     due_next: u64,
     /// What is told by all.
     pub recorder: Recorder,
-    errors: Errors,
+    heard: Heard,
+    /// Which processes found their disk slow, and so ask for the pin only after
+    /// a time that no run lasts.
+    found_slow: Vec<bool>,
     /// What clients share.
     pub shared: Arc<Shared>,
     board: Arc<Mutex<Board>>,
@@ -107,32 +109,13 @@ pub struct World {
     /// How long a machine that dies at an operation is to be away.
     doomed: Vec<Option<u64>>,
     mutant: Option<Mutant>,
-    names: Names,
+    /// The last to go: what is torn down above still asks SQLite.
+    _thread: vfs::ThreadOfRun,
 }
 
-/// A run's share of the names of disks, which are the process's. The smallest
-/// that is free, so that a run in a fresh process is always called the same.
-struct Names(u64);
-
-static TAKEN: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
-
-impl Names {
-    fn take() -> Self {
-        let mut taken = lock(&TAKEN);
-        let free = (0..).find(|n| !taken.contains(n)).unwrap_or(0);
-        taken.insert(free);
-        Self(free)
-    }
-
-    fn disk(&self, machine: &str, replaced: u64) -> VirtualDisk {
-        VirtualDisk::new(&format!("run-{}-{machine}-{replaced}", self.0))
-    }
-}
-
-impl Drop for Names {
-    fn drop(&mut self) {
-        lock(&TAKEN).remove(&self.0);
-    }
+/// The first disk of a machine, or one that replaced it.
+fn new_disk(machine: &str, replaced: u64) -> VirtualDisk {
+    VirtualDisk::new(&format!("{machine}-{replaced}"))
 }
 
 struct Order {
@@ -151,12 +134,11 @@ impl World {
     /// The world of a plan, at its beginning.
     pub fn new(plan: ShellPlan, mode: TraceMode, mutant: Option<Mutant>) -> Self {
         let recorder = Recorder::new(mode);
-        let errors = Errors::default();
+        let heard = Heard::default();
         let now_shared = Arc::new(AtomicU64::new(0));
         let listener =
-            tracing::subscriber::set_default(Listener::new(recorder.clone(), errors.clone(), now_shared.clone()));
-        let names = Names::take();
-        vfs::seed_random(plan.seed);
+            tracing::subscriber::set_default(Listener::new(recorder.clone(), heard.clone(), now_shared.clone()));
+        let thread = vfs::ThreadOfRun::enter(plan.seed);
         let mut sim = turmoil::Builder::new()
             .epoch(UNIX_EPOCH + Duration::from_secs(1_750_000_000))
             .rng_seed(plan.seed)
@@ -171,7 +153,7 @@ impl World {
             .map(|n| {
                 let clock = &plan.clocks[n];
                 let clock = Clock::new(clock.mono_ms * 1_000_000, clock.rate_ppm, clock.wall_ms);
-                let disk = names.disk(&name(n), 0);
+                let disk = new_disk(&name(n), 0);
                 disk.lie_about_syncs(mutant == Some(Mutant::FsyncIsNoOp));
                 let machine = Machine::new(&name(n), plan.seed, clock, disk, &plan.disk, recorder.clone(), mutant);
                 NodeHost::new(Arc::new(machine), config(&plan, n, &urls))
@@ -191,10 +173,10 @@ impl World {
             nodes: urls,
             broken: Mutex::new(None),
         });
-        let board = Arc::new(Mutex::new(Board { status: vec![None; plan.nodes], ..Board::default() }));
+        let board = Arc::new(Mutex::new(Board::new(plan.nodes)));
         let mut others = Vec::new();
         let mut other = |name: &str| {
-            let (clock, disk) = (Clock::new(0, 0, 0), names.disk(name, 0));
+            let (clock, disk) = (Clock::new(0, 0, 0), new_disk(name, 0));
             let quick = ShellDiskPlan { delay_ms_max: 0, stall_pm: 0, log_bytes_max: 0 };
             let machine = Arc::new(Machine::new(name, plan.seed, clock, disk, &quick, recorder.clone(), mutant));
             others.push(machine.clone());
@@ -239,7 +221,8 @@ impl World {
             due: Vec::new(),
             due_next: 0,
             recorder,
-            errors,
+            heard,
+            found_slow: vec![false; plan.nodes],
             shared,
             board,
             orders,
@@ -251,7 +234,7 @@ impl World {
             troubles: Vec::new(),
             doomed: vec![None; plan.nodes],
             mutant,
-            names,
+            _thread: thread,
             plan,
         };
         if world.plan.net.loss_ppm > 0 {
@@ -275,6 +258,11 @@ impl World {
     /// Nodes that hold data.
     pub fn data_nodes(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.plan.nodes).filter(|n| self.plan.witness != Some(*n))
+    }
+
+    /// Whether this node's process found its disk slow.
+    pub fn found_slow(&self, node: usize) -> bool {
+        self.found_slow[node]
     }
 
     /// What the observer sees.
@@ -317,9 +305,15 @@ impl World {
             return Err(self.failure("the world goes on", error.to_string()));
         }
         self.now = self.now.plus_ns(u64::try_from(TICK.as_nanos()).unwrap_or(0));
+        for host in self.heard.take_slow() {
+            self.recorder.count("disk_slow_noticed");
+            if let Some(node) = (0..self.plan.nodes).find(|node| name(*node) == host) {
+                self.found_slow[node] = true;
+            }
+        }
         self.look_after_processes()?;
         let spared = |host: &str| (0..self.plan.nodes).any(|node| self.troubled[node] && name(node) == host);
-        if let Some((host, text)) = self.errors.take().into_iter().find(|(host, _)| !spared(host)) {
+        if let Some((host, text)) = self.heard.take_errors().into_iter().find(|(host, _)| !spared(host)) {
             return Err(self.failure("no ERROR line without cause", format!("{host}: {text}")));
         }
         if let Some((property, detail)) = lock(&self.shared.broken).take() {
@@ -541,7 +535,7 @@ impl World {
                     self.kill(host, true);
                     self.wiped = Some(host);
                     self.disks[host] += 1;
-                    let disk = self.names.disk(&name(host), self.disks[host]);
+                    let disk = new_disk(&name(host), self.disks[host]);
                     disk.lie_about_syncs(self.mutant == Some(Mutant::FsyncIsNoOp));
                     self.nodes[host].machine().replace_disk(disk);
                     self.after_ms(down_ms, Due::Start(host));
@@ -627,6 +621,8 @@ impl World {
             self.links.apply(&mut self.sim, false);
         }
         self.sim.crash(name(node).as_str());
+        // What no task had any more.
+        self.nodes[node].machine().connections().close();
         if power {
             self.links.unsilence(&mut self.sim, node);
         }
@@ -637,9 +633,9 @@ impl World {
     fn start(&mut self, node: usize) {
         if self.life[node] == Life::Down {
             self.note(format_args!("{} starts", name(node)));
-            self.nodes[node].machine().set_dead(false);
             self.nodes[node].machine().disk().start();
             self.sim.bounce(name(node).as_str());
+            self.found_slow[node] = false;
             self.life[node] = Life::Running;
         }
     }

@@ -10,6 +10,7 @@
 
 use super::image::{Fate, FileId, Image, Op};
 use super::locks::{Locks, Shared};
+use super::thread::space;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -21,8 +22,8 @@ pub struct VirtualDisk(Arc<Inner>);
 /// Where all simulated disks seem to be mounted: no path of the real machine.
 pub const MOUNT: &str = "/base-ha-simulated";
 
-/// The disks of this process, by name.
-static DISKS: Mutex<BTreeMap<String, Weak<Inner>>> = Mutex::new(BTreeMap::new());
+/// The disks of this process, by whose they are and by name.
+static DISKS: Mutex<BTreeMap<(u64, String), Weak<Inner>>> = Mutex::new(BTreeMap::new());
 
 pub(super) struct Inner {
     name: String,
@@ -119,7 +120,8 @@ pub(super) struct State {
 
 impl VirtualDisk {
     /// An empty disk. SQLite and [`VirtualDisk::files`] find it below
-    /// [`VirtualDisk::root`].
+    /// [`VirtualDisk::root`]: on every thread, or on this one only if a run has
+    /// it for itself (see [`super::ThreadOfRun`]).
     ///
     /// # Panics
     /// If a disk of that name exists, or the name is no file name.
@@ -154,7 +156,7 @@ impl VirtualDisk {
         let inner = Arc::new(Inner { name: name.to_owned(), state: Mutex::new(state), hook: Mutex::new(None) });
         let mut disks = lock(&DISKS);
         disks.retain(|_, disk| disk.strong_count() > 0);
-        let before = disks.insert(name.to_owned(), Arc::downgrade(&inner));
+        let before = disks.insert((space(), name.to_owned()), Arc::downgrade(&inner));
         assert!(before.is_none(), "two disks are called {name}");
         Self(inner)
     }
@@ -274,7 +276,7 @@ impl VirtualDisk {
     pub(super) fn find(path: &str) -> Option<(Self, String)> {
         let rest = path.strip_prefix(MOUNT)?.strip_prefix('/')?;
         let (name, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let disk = lock(&DISKS).get(name).and_then(Weak::upgrade)?;
+        let disk = lock(&DISKS).get(&(space(), name.to_owned())).and_then(Weak::upgrade)?;
         Some((Self(disk), path.trim_end_matches('/').to_owned()))
     }
 

@@ -20,6 +20,7 @@
 //! | `disk` | operations, their numbers, their faults; dead handles |
 //! | `locks` | locks between connections, and their shared memory |
 //! | `sqlite` | SQLite's VFS |
+//! | `thread` | SQLite's clock, chance and disks, as one thread has them |
 //! | `files` | the shell's own files |
 
 mod disk;
@@ -27,8 +28,10 @@ mod files;
 mod image;
 mod locks;
 mod sqlite;
+mod thread;
 
 pub use disk::{Fault, Harm, MOUNT, Request, Trouble, VirtualDisk};
 pub use files::SimFiles;
 pub use image::{Fate, FileId, Image, Op};
-pub use sqlite::{register, seed_random, set_wall_clock};
+pub use sqlite::register;
+pub use thread::{ThreadOfRun, set_wall_clock};

@@ -1,5 +1,4 @@
-//! SQLite on a simulated disk: a VFS, and the only unsafe code of the simulator
-//! besides the memory that connections share.
+//! SQLite on a simulated disk: a VFS.
 //!
 //! Decides how SQLite's calls become the disk's operations. It becomes the
 //! process's default VFS, so that the shell opens its databases as always: paths
@@ -11,17 +10,16 @@
 //! deletion's when SQLite asks for it, a new database's never.
 //!
 //! Time, sleep and randomness have no file and so no disk: they are those of the
-//! thread that calls, once it was given a clock by [`set_wall_clock`].
+//! thread that calls, and in `thread`.
 
-use super::disk::{Boot, MOUNT, OpenId, Trouble, VirtualDisk, lock};
+use super::disk::{Boot, MOUNT, OpenId, Trouble, VirtualDisk};
 use super::image::{FileId, Op};
 use super::locks::{Level, Shared};
-use crate::prng::Prng;
+use super::thread::{current_time, current_time_int64, randomness, sleep};
 use rusqlite::ffi;
-use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 /// An open file as SQLite carries it: the table of calls, then ours.
 #[repr(C)]
@@ -54,32 +52,6 @@ unsafe impl Send for Before {}
 unsafe impl Sync for Before {}
 
 static BEFORE: OnceLock<Before> = OnceLock::new();
-static RANDOM: Mutex<Option<Prng>> = Mutex::new(None);
-
-thread_local! {
-    /// Milliseconds since 1970, on threads that simulate.
-    static WALL: Cell<Option<u64>> = const { Cell::new(None) };
-}
-
-/// What SQLite's `'now'` is on this thread from now on, in milliseconds since
-/// 1970; with a clock, SQLite's sleeps take no time on it. `None` gives the real
-/// clock back.
-pub fn set_wall_clock(millis: Option<u64>) {
-    WALL.with(|wall| wall.set(millis));
-}
-
-/// Seeds SQLite's random numbers, which are one stream for the whole process.
-pub fn seed_random(seed: u64) {
-    register();
-    *lock(&RANDOM) = Some(Prng::named(seed, "sqlite"));
-    let folded = (seed ^ (seed >> 32)) as u32;
-    // Zero would mean "seed yourself": that asks `randomness` below.
-    let number = c_int::from_ne_bytes(folded.to_ne_bytes());
-    // SAFETY: this verb takes an int and a connection, which may be null.
-    unsafe {
-        ffi::sqlite3_test_control(ffi::SQLITE_TESTCTRL_PRNG_SEED, number, std::ptr::null_mut::<ffi::sqlite3>());
-    }
-}
 
 /// Makes this VFS the process's default; once.
 pub fn register() {
@@ -175,7 +147,8 @@ unsafe fn simulated(name: *const c_char) -> Option<String> {
     path.strip_prefix(MOUNT)?.starts_with('/').then(|| path.to_owned())
 }
 
-fn before() -> *mut ffi::sqlite3_vfs {
+/// The VFS that was the default before; set when this one is.
+pub(super) fn before() -> *mut ffi::sqlite3_vfs {
     BEFORE.get().expect("set before SQLite calls").0
 }
 
@@ -497,63 +470,6 @@ unsafe extern "C" fn full_pathname(
     }
 }
 
-unsafe extern "C" fn randomness(_: *mut ffi::sqlite3_vfs, amount: c_int, out: *mut c_char) -> c_int {
-    // SAFETY: SQLite's own arguments; `out` has `amount` bytes.
-    unsafe {
-        let mut random = lock(&RANDOM);
-        let Some(random) = random.as_mut() else {
-            let vfs = before();
-            return (*vfs).xRandomness.expect("every VFS is random")(vfs, amount, out);
-        };
-        let out = std::slice::from_raw_parts_mut(out.cast::<u8>(), amount.max(0) as usize);
-        for chunk in out.chunks_mut(8) {
-            let bits = random.bits().to_le_bytes();
-            chunk.copy_from_slice(&bits[..chunk.len()]);
-        }
-        amount
-    }
-}
-
-unsafe extern "C" fn sleep(_: *mut ffi::sqlite3_vfs, micros: c_int) -> c_int {
-    if WALL.with(Cell::get).is_some() {
-        return micros;
-    }
-    // SAFETY: the VFS before is asked as SQLite would.
-    unsafe {
-        let vfs = before();
-        (*vfs).xSleep.expect("every VFS sleeps")(vfs, micros)
-    }
-}
-
-/// Milliseconds from the beginning of the Julian calendar to 1970.
-const JULIAN_1970: i64 = 210_866_760_000_000;
-
-unsafe extern "C" fn current_time_int64(_: *mut ffi::sqlite3_vfs, out: *mut i64) -> c_int {
-    // SAFETY: a place for the answer; the VFS before is asked as SQLite would.
-    unsafe {
-        match WALL.with(Cell::get) {
-            Some(millis) => {
-                *out = i64::try_from(millis).unwrap_or(i64::MAX - JULIAN_1970) + JULIAN_1970;
-                ffi::SQLITE_OK
-            }
-            None => {
-                let vfs = before();
-                (*vfs).xCurrentTimeInt64.expect("SQLite's own has it")(vfs, out)
-            }
-        }
-    }
-}
-
-unsafe extern "C" fn current_time(vfs: *mut ffi::sqlite3_vfs, out: *mut f64) -> c_int {
-    let mut millis = 0;
-    // SAFETY: two places for answers.
-    unsafe {
-        let code = current_time_int64(vfs, &mut millis);
-        *out = millis as f64 / 86_400_000.0;
-        code
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -713,15 +629,5 @@ mod tests {
         assert!(std::fs::metadata(&path).expect("there").len() > 0);
         drop(conn);
         std::fs::remove_dir_all(&dir).expect("removed");
-    }
-
-    #[test]
-    fn a_threads_clock_is_sqlites() {
-        register();
-        let conn = Connection::open_in_memory().expect("opens");
-        set_wall_clock(Some(86_400_000));
-        let now: String = conn.query_row("SELECT datetime('now')", [], |row| row.get(0)).expect("told");
-        set_wall_clock(None);
-        assert_eq!(now, "1970-01-02 00:00:00");
     }
 }

@@ -111,6 +111,9 @@ fn place<'a>(dir: &'a std::path::Path, limits: LogLimits, store: &'a Limits) -> 
 /// Log limits under which nothing is trimmed.
 pub(super) const KEEP_ALL: LogLimits = LogLimits { bytes_max: 1 << 30, age_max: Duration::from_secs(1 << 30) };
 
+/// How often the store may want to wait after one job.
+const WAITS_MAX: u32 = 100;
+
 impl Rig {
     pub(super) fn new(disk: VirtualDisk, diary: Diary) -> Self {
         let reference = Reference::new(&diary.history);
@@ -210,7 +213,21 @@ impl Rig {
 
     fn store_jobs(&mut self, jobs: impl IntoIterator<Item = StoreJob>) -> Step {
         self.node()?.store.run(&mut jobs.into_iter().collect());
-        self.pump()
+        self.pump()?;
+        self.wait_out()
+    }
+
+    /// Lets the time pass that the store wants to wait: for the clients that it
+    /// has just answered, before it begins the next group.
+    fn wait_out(&mut self) -> Step {
+        for _ in 0..WAITS_MAX {
+            let node = self.node()?;
+            let Some(time) = node.store.patience().time else { return Ok(()) };
+            node.world.pass(time);
+            node.store.run(&mut VecDeque::new());
+            self.pump()?;
+        }
+        Err(Stopped::Wrong(format!("the store waits for more than {WAITS_MAX} times its patience")))
     }
 
     /// The node is the writer, or is not.

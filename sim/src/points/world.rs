@@ -20,7 +20,8 @@ const EPOCH: u64 = 1_780_000_000_000;
 #[derive(Clone)]
 pub(super) struct World {
     drive: Drive,
-    millis: Arc<AtomicU64>,
+    /// Nanoseconds since 1970, by both clocks.
+    nanos: Arc<AtomicU64>,
     drawn: Arc<AtomicU64>,
 }
 
@@ -31,13 +32,13 @@ impl World {
         set_wall_clock(Some(EPOCH));
         Self {
             drive: Drive::new(disk.files()),
-            millis: Arc::new(AtomicU64::new(EPOCH)),
+            nanos: Arc::new(AtomicU64::new(EPOCH * 1_000_000)),
             drawn: Arc::new(AtomicU64::new(drawn << 32)),
         }
     }
 
     pub(super) fn pass(&self, by: Duration) {
-        self.millis.fetch_add(by.as_millis() as u64, Ordering::Relaxed);
+        self.nanos.fetch_add(by.as_nanos() as u64, Ordering::Relaxed);
     }
 }
 
@@ -46,8 +47,8 @@ impl Env for World {
     type Listener = ();
 
     fn now(&self) -> Now {
-        let millis = self.millis.load(Ordering::Relaxed);
-        Now { mono: MonoTime(millis * 1_000_000), wall: WallTime(millis) }
+        let nanos = self.nanos.load(Ordering::Relaxed);
+        Now { mono: MonoTime(nanos), wall: WallTime(nanos / 1_000_000) }
     }
 
     fn entropy(&self, out: &mut [u8]) {

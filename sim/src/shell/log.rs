@@ -23,9 +23,12 @@ struct Lines {
     slow: Vec<String>,
 }
 
-/// How a writer says that it leaves the pin to others for a long time: no
-/// status tells that.
-const FOUND_SLOW: &str = "this writer's disk makes every write slow";
+/// Whether a writer said that it leaves the pin to others for a long time,
+/// because of its disk: no status tells that.
+fn found_slow(message: &str, fields: &str) -> bool {
+    message.starts_with("this writer's disk makes every write slow")
+        || message == "stepped down" && fields.contains(" reason=SlowDisk")
+}
 
 impl Heard {
     /// Takes the ERROR lines that came since: host and text.
@@ -68,8 +71,7 @@ impl Subscriber for Listener {
         if metadata.is_span() {
             return metadata.name() == "node" && metadata.target().starts_with("turmoil");
         }
-        let max = if self.recorder.is_on() { Level::INFO } else { Level::WARN };
-        metadata.target().starts_with("base_ha") && *metadata.level() <= max
+        metadata.target().starts_with("base_ha") && *metadata.level() <= Level::INFO
     }
 
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
@@ -107,7 +109,7 @@ impl Subscriber for Listener {
         );
         if level == Level::ERROR {
             lock(&self.heard.0).errors.push((host, format!("{}{}", text.message, text.fields)));
-        } else if text.message.starts_with(FOUND_SLOW) {
+        } else if found_slow(&text.message, &text.fields) {
             lock(&self.heard.0).slow.push(host);
         }
     }

@@ -24,6 +24,8 @@ pub struct Board {
     pub status: Vec<Option<Value>>,
     /// When each was asked for it.
     pub asked: Vec<TrueTime>,
+    /// The number of each node's process.
+    pub lives: Vec<u64>,
     /// What statuses said before, and what contradicts it.
     pub standings: Standings,
 }
@@ -31,7 +33,12 @@ pub struct Board {
 impl Board {
     /// Nothing is known of `nodes` nodes.
     pub fn new(nodes: usize) -> Self {
-        Self { status: vec![None; nodes], asked: vec![TrueTime(0); nodes], standings: Standings::default() }
+        Self {
+            status: vec![None; nodes],
+            asked: vec![TrueTime(0); nodes],
+            lives: vec![1; nodes],
+            standings: Standings::default(),
+        }
     }
 
     /// Every status answers a question of `since` or later: what is known is not
@@ -55,6 +62,7 @@ pub async fn watch(index: usize, machine: Arc<Machine>, shared: Arc<Shared>, boa
     loop {
         sleep(EVERY).await;
         let asked = machine.true_now();
+        let life = lock(&board).lives[index];
         let request = Request::get("/_ha/status")
             .header("authorization", format!("Bearer {}", shared.token))
             .body(Full::new(Bytes::new()))
@@ -69,8 +77,10 @@ pub async fn watch(index: usize, machine: Arc<Machine>, shared: Arc<Shared>, boa
         };
         let status = timeout(Duration::from_millis(500), asking).await.ok().flatten();
         let mut board = lock(&board);
-        if let Some(status) = &status {
-            board.standings.heard(index, status);
+        // Asked of one process and heard in the life of another: whose it is
+        // cannot be told.
+        if let Some(status) = status.as_ref().filter(|_| board.lives[index] == life) {
+            board.standings.heard(index, life, status);
         }
         board.status[index] = status;
         board.asked[index] = asked;

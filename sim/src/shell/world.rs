@@ -636,6 +636,7 @@ impl World {
             self.nodes[node].machine().disk().start();
             self.sim.bounce(name(node).as_str());
             self.found_slow[node] = false;
+            self.board().lives[node] += 1;
             self.life[node] = Life::Running;
         }
     }

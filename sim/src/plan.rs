@@ -507,7 +507,7 @@ impl Plan {
     fn draw_faults(&mut self, swarm: &mut Prng) {
         let mut prng = Prng::named(self.seed, "faults");
         // For plans that name it: the README says what it still finds.
-        let share = |kind: FaultKind| if matches!(kind, FaultKind::Copy) { 60 } else { 450 };
+        let share = |kind: FaultKind| if matches!(kind, FaultKind::Copy) { 0 } else { 450 };
         let kinds: Vec<FaultKind> = ALL_KINDS.iter().copied().filter(|kind| swarm.chance(share(*kind))).collect();
         if kinds.is_empty() {
             return;

@@ -52,7 +52,8 @@ pub enum Message {
     /// Entries from the writer of `term`, or none: then it renews the lease
     /// and moves the commit index.
     Append(Append),
-    /// The answer to [`Message::Append`], sent once what it says is durable.
+    /// The answer to a [`Message::Append`] that wants one, sent once what it says
+    /// is durable.
     Appended(Appended),
     /// Asks whether a vote would be granted, changing nothing (Raft 9.6).
     PreVote {
@@ -128,8 +129,9 @@ pub struct Ping {
 #[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Append {
     /// The sender's clock when it sent this, echoed in the answer: the lease
-    /// counts from it (R1).
-    pub sent: MonoTime,
+    /// counts from it (R1). `None`: no answer is wanted, the commit index is
+    /// all the news there is. Never `Some` of zero.
+    pub sent: Option<MonoTime>,
     /// The point after which `entries` come.
     pub prev: Position,
     /// Contiguous entries.

@@ -81,6 +81,8 @@ mutants! {
     LeaseFromReceipt: "a lease counted from receipt of the answer",
     LeaseFromAnyAnswer: "a lease that the writer renews by itself",
     LeaseAfterHandover: "a lease after TimeoutNow",
+    HeartbeatUnanswered: "no heartbeat asks for an answer",
+    UnansweredRenewsLease: "an append that wants no answer renews the lease when it is sent",
     PingsRenewLease: "a ping counts as an answer to the writer (B6)",
     PauseNotNoticed: "a pause is not noticed (B2)",
     QuorumLossIgnored: "a writer without a quorum does not step down",

@@ -499,7 +499,7 @@ fn accusation(w: &World, of: usize) -> Message {
 
 fn append(prev: Position) -> Message {
     Message::Append(Append {
-        sent: MonoTime(1),
+        sent: Some(MonoTime(1)),
         prev,
         entries: vec![],
         commit: Seq(u64::MAX),

@@ -4,6 +4,7 @@ mod world;
 
 use base_ha_core::ids::*;
 use base_ha_core::io::*;
+use base_ha_core::message::{Append, Message};
 use world::*;
 
 #[test]
@@ -357,4 +358,37 @@ fn two_slow_disks_do_not_play_with_the_pin() {
     let (writer, term) = (w.writable(), w.status(0).pin.term);
     assert_eq!(write_for(&mut w, 60), writer);
     assert_eq!(w.status(0).pin.term, term);
+
+/// An append whose only news is the commit index is not answered: under writes
+/// the answers to the entries say as much. What the lease goes by is: entries,
+/// heartbeats, and anything after silence.
+#[test]
+fn an_append_is_answered_if_its_answer_is_wanted() {
+    let mut w = World::born(3);
+    w.run(2_000);
+    let term = w.status(0).pin.term;
+    let began = w.hosts.iter().map(|host| host.outputs.len()).collect::<Vec<_>>();
+    for n in 0..40 {
+        w.write(0, &format!("row {n}"));
+        w.until("the row", |w| (0..3).all(|m| w.holds(m, &format!("row {n}"))));
+    }
+    let messages = |w: &World, n: usize| -> Vec<Message> {
+        let said = w.hosts[n].outputs[began[n]..].iter();
+        said.filter_map(|o| if let Output::Send { envelope, .. } = o { Some(envelope.message.clone()) } else { None })
+            .collect()
+    };
+    let appends: Vec<Append> = messages(&w, 0)
+        .into_iter()
+        .filter_map(|m| if let Message::Append(append) = m { Some(append) } else { None })
+        .collect();
+    let with_entries = appends.iter().filter(|a| !a.entries.is_empty()).count();
+    assert!(with_entries >= 80, "{with_entries}");
+    assert!(appends.iter().all(|a| a.sent.is_some() || a.entries.is_empty()), "entries are answered");
+    let unanswered = appends.iter().filter(|a| a.sent.is_none()).count();
+    assert!(unanswered >= 70, "{unanswered} of {} go without", appends.len() - with_entries);
+    let answers = |n| messages(&w, n).iter().filter(|m| matches!(m, Message::Appended(_))).count();
+    assert_eq!(answers(1) + answers(2), appends.len() - unanswered);
+    // Idle, each heartbeat is answered, and nobody stops being writer.
+    w.run(20_000);
+    assert_eq!((w.writable(), w.status(0).pin.term), (Some(0), term));
 }

@@ -13,6 +13,7 @@ use crate::io::{Event, LoadId, Outbox, Output};
 use crate::log::weight;
 use crate::member::Role;
 use crate::message::{Append, Message, Refused};
+use crate::planted;
 use crate::position::Position;
 use crate::time::Now;
 use alloc::boxed::Box;
@@ -135,8 +136,14 @@ impl Node {
         let (prev, all) = (parts.prev, parts.is_sent());
         progress.sent_part(prev.seq, end, all, part.bytes.len(), sent);
         progress.told = progress.told.max(self.commit.min(prev.seq));
-        let append =
-            Append { sent, prev, entries: Vec::new(), commit: self.commit, renews, part: Some(Box::new(part)) };
+        let append = Append {
+            sent: Some(sent),
+            prev,
+            entries: Vec::new(),
+            commit: self.commit,
+            renews,
+            part: Some(Box::new(part)),
+        };
         self.tell(id, Gate::HardState, Message::Append(append), out);
     }
 
@@ -149,18 +156,37 @@ impl Node {
         renews: bool,
         out: &mut Outbox,
     ) {
-        let sent = self.stamp(now);
+        let mut sent = None;
         if let Some(entry) = entries.last() {
             let bytes = entries.iter().map(weight).sum();
-            progress.sent(entry.seq, bytes, sent);
-        } else {
-            progress.asked(sent);
+            let at = self.stamp(now);
+            progress.sent(entry.seq, bytes, at);
+            sent = Some(at);
+        } else if self.wants_answer(now, progress) {
+            let at = self.stamp(now);
+            progress.asked(at);
+            sent = Some(at);
+        } else if planted!(self.config, UnansweredRenewsLease) {
+            progress.acked = Some(now.mono);
         }
         // The follower believes the commit index no further than this reaches.
         let reach = Seq(prev.seq.0 + entries.len() as u64);
         progress.told = progress.told.max(self.commit.min(reach));
         let append = Append { sent, prev, entries, commit: self.commit, renews, part: None };
         self.tell(id, Gate::HardState, Message::Append(append), out);
+    }
+
+    /// Whether an append without entries is to be answered. Under writes every
+    /// group has one that only moves the commit index, and the answers to the
+    /// entries say all that its answer would: the lease, liveness and the window
+    /// go by them as long as they come often enough.
+    fn wants_answer(&self, now: Now, progress: &Progress) -> bool {
+        let recent = progress.acked.is_some_and(|at| now.mono.since(at) <= self.config.heartbeat / 2);
+        let fed = matches!(progress.feed, Feed::Replicate);
+        if planted!(self.config, HeartbeatUnanswered) {
+            return !fed;
+        }
+        progress.due || !recent || !fed
     }
 
     fn load_for(&mut self, id: &NodeId, progress: &mut Progress, out: &mut Outbox) {

@@ -123,8 +123,12 @@ impl Node {
         }
     }
 
+    /// Answers if an answer is wanted.
     fn answer(&mut self, who: &Sender, append: &Append, gate: Gate, result: AppendResult, out: &mut Outbox) {
-        let message = Message::Appended(Appended { echo: append.sent, result, applied: self.applied.seq });
+        let Some(echo) = append.sent else {
+            return;
+        };
+        let message = Message::Appended(Appended { echo, result, applied: self.applied.seq });
         self.send(who.route.clone(), gate, message, out);
     }
 

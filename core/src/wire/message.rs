@@ -161,7 +161,9 @@ fn read_ping(input: &mut Reader) -> Result<Ping, DecodeError> {
 }
 
 fn write_append(out: &mut Writer, append: &Append) {
-    out.varint(append.sent.0);
+    // No clock reads zero. A node of a version that knows no unanswered append
+    // echoes the zero, which its writer takes for an answer to an older one.
+    out.varint(append.sent.map_or(0, |sent| sent.0));
     position(out, &append.prev);
     out.varint(append.commit.0);
     out.bool(append.renews);
@@ -179,7 +181,7 @@ fn write_append(out: &mut Writer, append: &Append) {
 }
 
 fn read_append(input: &mut Reader) -> Result<Append, DecodeError> {
-    let sent = MonoTime(input.varint()?);
+    let sent = Some(MonoTime(input.varint()?)).filter(|sent| *sent > MonoTime(0));
     let prev = read_position(input)?;
     let commit = Seq(input.varint()?);
     let renews = input.bool("renews")?;

@@ -108,7 +108,7 @@ fn sample_envelope(payload: &[u8]) -> Envelope {
         term: Term(3),
         config: Default::default(),
         message: Message::Append(Append {
-            sent: MonoTime(5),
+            sent: Some(MonoTime(5)),
             prev: Position::START,
             entries: vec![entry],
             commit: Seq(0),

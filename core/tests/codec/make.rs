@@ -244,7 +244,7 @@ fn message() -> impl Strategy<Value = Message> {
         (number(), ping()).prop_map(|(echo, standing)| Message::Pong { echo: MonoTime(echo), standing }),
         (number(), position(), vec(entry(), 0..4), number(), any::<bool>(), option::of(part())).prop_map(
             |(sent, prev, entries, commit, renews, part)| Message::Append(Append {
-                sent: MonoTime(sent),
+                sent: Some(MonoTime(sent)).filter(|sent| *sent > MonoTime(0)),
                 prev,
                 entries,
                 commit: Seq(commit),

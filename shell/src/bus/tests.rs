@@ -276,7 +276,7 @@ async fn a_large_frame_and_many_small_ones_arrive_whole() {
     let payload = Bytes::from((0..2_000_000u32).map(|n| n as u8).collect::<Vec<_>>());
     let entry = Entry::following(&Position::START, StreamId::SHARED, Term(1), Hlc(1), EntryKind::Data, payload);
     let append = Append {
-        sent: MonoTime(1),
+        sent: Some(MonoTime(1)),
         prev: Position::START,
         entries: vec![entry],
         commit: Seq(0),

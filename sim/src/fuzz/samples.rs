@@ -167,15 +167,15 @@ pub(super) fn frames() -> Vec<Bytes> {
         EntryKind::Config,
         encode_membership(&membership()),
     );
-    let append = |entries| {
-        let part = None;
-        Message::Append(Append { sent: MonoTime(3), prev: position(4), entries, commit: Seq(4), renews: true, part })
+    let append = |sent, entries| {
+        let (sent, part) = (Some(MonoTime(sent)).filter(|sent| *sent > MonoTime(0)), None);
+        Message::Append(Append { sent, prev: position(4), entries, commit: Seq(4), renews: true, part })
     };
     let part = {
         let whole = entry();
         let (length, bytes) = (whole.payload.len(), whole.payload.slice(..whole.payload.len() / 2));
         let part = Part { head: Entry { payload: Bytes::new(), ..whole }, length, offset: 0, bytes };
-        let (sent, prev) = (MonoTime(3), position(4));
+        let (sent, prev) = (Some(MonoTime(3)), position(4));
         Message::Append(Append {
             sent,
             prev,
@@ -189,8 +189,9 @@ pub(super) fn frames() -> Vec<Bytes> {
     let messages = vec![
         Message::Ping(ping()),
         Message::Pong { echo: MonoTime(8), standing: ping() },
-        append(vec![]),
-        append(vec![entry(), config]),
+        append(3, vec![]),
+        append(0, vec![]),
+        append(3, vec![entry(), config]),
         appended(AppendResult::Durable { matched: Seq(6) }),
         appended(AppendResult::Mismatch { hint: position(3), last: Seq(3) }),
         Message::PreVote { last: position(5), term: Term(3) },

@@ -127,12 +127,14 @@ impl Cluster {
     /// # Panics
     /// If there is none in time.
     pub fn start_all(&mut self) {
-        for node in &mut self.nodes {
-            node.start();
-        }
+        // Who a process is is known before it connects to anybody: a link is
+        // cut by whose it is.
         for n in 0..self.nodes.len() {
-            self.nodes[n].wait_alive();
+            self.nodes[n].start();
             self.note_pid(n);
+        }
+        for node in &mut self.nodes {
+            node.wait_alive();
         }
         for node in &self.nodes {
             node.wait_ready();
@@ -147,8 +149,9 @@ impl Cluster {
 
     /// Starts a node and waits until it answers.
     pub fn start(&mut self, n: usize) {
-        self.nodes[n].start_up();
+        self.nodes[n].start();
         self.note_pid(n);
+        self.nodes[n].wait_alive();
     }
 
     fn note_pid(&self, n: usize) {

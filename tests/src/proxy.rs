@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// A connection of nobody's is closed after so many looks.
+const OWNER_LOOKS: u32 = 200;
 
 /// Which links are cut, and which process is which node.
 pub struct Links {
@@ -71,8 +73,19 @@ impl Links {
         self.held_back.load(Ordering::Relaxed)
     }
 
-    fn is_cut(&self, from: Option<usize>, to: usize) -> bool {
-        from.is_some_and(|from| lock(&self.cut).contains(&(from, to)))
+    fn is_cut(&self, from: usize, to: usize) -> bool {
+        lock(&self.cut).contains(&(from, to))
+    }
+
+    /// As [`Links::owner`], of a connection that was just made: the test may
+    /// not have told yet which process its node is.
+    fn owner_of_new(&self, peer: SocketAddr) -> Option<usize> {
+        (0..OWNER_LOOKS).find_map(|n| {
+            if n > 0 {
+                std::thread::sleep(LOOK_EVERY);
+            }
+            self.owner(peer)
+        })
     }
 
     /// Which node's process owns the other end of a connection: by the
@@ -144,7 +157,11 @@ impl Drop for Proxy {
 }
 
 fn connect(inward: TcpStream, peer: SocketAddr, to: usize, target: u16, links: &Arc<Links>, over: &Arc<AtomicBool>) {
-    let from = links.owner(peer);
+    let Some(from) = links.owner_of_new(peer) else {
+        // Its links could not be cut: a node dials again.
+        let _ = inward.shutdown(Shutdown::Both);
+        return;
+    };
     while links.is_cut(from, to) && !over.load(Ordering::Relaxed) {
         std::thread::sleep(LOOK_EVERY);
     }
@@ -155,7 +172,7 @@ fn connect(inward: TcpStream, peer: SocketAddr, to: usize, target: u16, links: &
     let (Ok(inward2), Ok(outward2)) = (inward.try_clone(), outward.try_clone()) else { return };
     let (links2, over2) = (links.clone(), over.clone());
     let back = std::thread::spawn(move || {
-        relay(outward2, inward2, &links2, &over2, |links| from.is_some_and(|from| links.is_cut(Some(to), from)));
+        relay(outward2, inward2, &links2, &over2, |links| links.is_cut(to, from));
     });
     relay(inward, outward, links, over, |links| links.is_cut(from, to));
     let _ = back.join();

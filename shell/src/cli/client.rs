@@ -6,7 +6,7 @@
 
 use super::trust::Trust;
 use crate::config::Secret;
-use crate::tls::stream::explain;
+use crate::tls::stream::{explain, is_tls};
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -52,6 +52,9 @@ impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url(url) => write!(f, "{url:?} is not a URL of the form http://host:port or https://host:port"),
+            Self::Unreachable(place, error) if is_tls(error) => {
+                write!(f, "no TLS connection to {place}: {}", explain(error))
+            }
             Self::Unreachable(place, error) => write!(f, "nothing answers at {place}: {}", explain(error)),
             Self::Broken(place, error) => write!(f, "the connection to {place} broke: {}", explain(error)),
         }
@@ -136,6 +139,11 @@ impl Client {
     /// The URL it talks to.
     pub fn url(&self) -> String {
         format!("{}://{}", if self.tls.is_some() { "https" } else { "http" }, self.place)
+    }
+
+    /// Whether anybody takes a connection there, whatever it says then.
+    pub(super) fn is_heard(&self) -> bool {
+        self.connect().is_ok()
     }
 
     /// GETs a path.

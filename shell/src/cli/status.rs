@@ -157,7 +157,12 @@ pub(super) fn run(client: &Client, raw: bool) -> ExitCode {
     let (first, body) = match NodeView::ask(client) {
         Ok(found) => found,
         Err(why) => {
-            return super::fail(&format!("{why}\n    is a node running at {}? --url names another", client.url()));
+            // Whoever answers, but not as it should, is there.
+            let hint = match client.is_heard() {
+                true => String::new(),
+                false => format!("\n    is a node running at {}? --url names another", client.url()),
+            };
+            return super::fail(&format!("{why}{hint}"));
         }
     };
     let mut bodies = vec![body];

@@ -208,7 +208,9 @@ fn staleness<E: Env>(conn: &Conn<E>, view: &View, read: Seq) -> Option<Duration>
 /// Whether this node may answer reads of that level at all.
 fn serves(view: &View, level: Level) -> Result<(), ApiError> {
     let Some(status) = &view.status else { return Err(session::starting()) };
-    if status.cluster == ClusterId::NONE {
+    // Without a membership nothing was ever applied here, and there is no
+    // history that an answer's token could name.
+    if status.cluster == ClusterId::NONE || status.membership.cluster == ClusterId::NONE {
         return Err(session::starting());
     }
     let stale = level != Level::Local;

@@ -30,8 +30,8 @@ pub(super) const REQUESTS_MAX: usize = 256;
 /// Bytes of change-sets in a group.
 const BYTES_MAX: usize = 1 << 20;
 
-/// Execution time of a group.
-const TIME_MAX: Duration = Duration::from_millis(5);
+/// Execution time of a group, unless a test plays another.
+pub(super) const TIME_MAX: Duration = Duration::from_millis(5);
 
 /// A request that waits for its turn.
 pub(super) struct Waiting {
@@ -101,7 +101,8 @@ impl Inner {
         let mut payloads: Vec<Bytes> = Vec::with_capacity(members.capacity());
         let (mut ids, mut bytes) = (BTreeSet::new(), 0);
         while let Some(mut next) = self.waiting.pop_front() {
-            let full = members.len() >= REQUESTS_MAX || bytes >= BYTES_MAX || now.mono.since(started.mono) >= TIME_MAX;
+            let full =
+                members.len() >= REQUESTS_MAX || bytes >= BYTES_MAX || now.mono.since(started.mono) >= self.group_time;
             // A repetition of a request of this very group waits until that
             // one's fate is known.
             let repeats = !ids.insert(next.request.id);

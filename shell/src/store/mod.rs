@@ -116,6 +116,7 @@ pub fn open<E: Env>(
         engine: Some(engine),
         waiting: VecDeque::new(),
         group: None,
+        group_time: group::TIME_MAX,
         linger: linger::Linger::default(),
         lingers: false,
         backlog: VecDeque::new(),

@@ -59,7 +59,9 @@ impl Store {
         let opened = open(RealEnv, dir.path(), &limits, move |event| {
             let _ = send.send(event);
         });
-        let opened = opened.expect("the store opens");
+        let mut opened = opened.expect("the store opens");
+        // However slow the machine: what is sent together runs together.
+        opened.worker.inner.group_time = Duration::from_secs(3600);
         Self {
             worker: opened.worker,
             events,

@@ -112,6 +112,8 @@ pub(super) struct Inner {
     pub(super) engine: Option<Engine>,
     pub(super) waiting: VecDeque<Waiting>,
     pub(super) group: Option<Group>,
+    /// A group takes no more requests after so long.
+    pub(super) group_time: Duration,
     pub(super) linger: Linger,
     /// The next group is put off: the worker is to be called for it.
     pub(super) lingers: bool,

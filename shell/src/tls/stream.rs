@@ -125,6 +125,11 @@ where
     }
 }
 
+/// Whether it is TLS that failed, and not the connection below it.
+pub fn is_tls(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Error>())
+}
+
 /// What an error of a TLS connection means, for who must mend it. Other errors
 /// say what they say.
 pub fn explain(error: &io::Error) -> String {

@@ -150,7 +150,8 @@ fn the_commands_speak_tls() {
     let (fine, said) = run(&["cluster", "add", "http://127.0.0.1:1", "--ca", &ca]);
     assert!(!fine && said.contains("this cluster speaks https://"), "{said}");
     let (fine, said) = run(&["status"]);
-    assert!(!fine && (said.contains("--ca")), "{said}");
+    assert!(!fine && said.contains("--ca"), "{said}");
+    assert!(!said.contains("nothing answers") && !said.contains("is a node running"), "somebody is there: {said}");
 }
 
 /// A new certificate is used without a restart; one that is not fit is not.

@@ -198,3 +198,17 @@ async fn a_read_says_how_old_it_may_be() {
     a.status(|view, _| view.commit = Seq(8));
     assert_eq!(a.query("/query", SELECT, &[]).await.header("x-base-staleness-ms"), "");
 }
+
+/// A node that knows its cluster by name only, and no membership yet, could
+/// name no history in its answer's token: it does not answer. It once did,
+/// without one.
+#[tokio::test]
+async fn a_node_without_a_membership_reads_nothing() {
+    let (a, b) = (node("a", |_| ()).await, node("b", |_| ()).await);
+    a.believes(Some(&b), 1, &[&a, &b]);
+    a.status(|_, status| status.membership.cluster = ClusterId::NONE);
+    assert_eq!(a.query("/query?level=local", SELECT, &[]).await.outcome(), (503, "starting".to_owned()));
+    a.believes(Some(&b), 1, &[&a, &b]);
+    let reply = a.query("/query?level=local", SELECT, &[]).await;
+    assert_eq!((reply.status, reply.seq(&a)), (200, 0));
+}

@@ -358,6 +358,7 @@ fn two_slow_disks_do_not_play_with_the_pin() {
     let (writer, term) = (w.writable(), w.status(0).pin.term);
     assert_eq!(write_for(&mut w, 60), writer);
     assert_eq!(w.status(0).pin.term, term);
+}
 
 /// An append whose only news is the commit index is not answered: under writes
 /// the answers to the entries say as much. What the lease goes by is: entries,

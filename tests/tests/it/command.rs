@@ -6,6 +6,7 @@ use base_ha_tests::wait::{eventually, holds};
 use base_ha_tests::{binary, node};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::Path;
@@ -103,6 +104,11 @@ fn dev_end_to_end() {
         holds(view.writer.is_some() && view.members.iter().all(|m| m.up), format!("{view:?}"))
     });
     dev.sql(1, "INSERT INTO notes VALUES('two')").expect("it writes");
+    eventually("the next writer's process is told", || {
+        let text = dev.text();
+        let kills: BTreeSet<&str> = text.lines().filter(|line| line.starts_with("kill the writer ")).collect();
+        holds(kills.len() > 1, text.clone())
+    });
     dev.stop();
     // Run again: the data is there.
     let mut dev = Dev::start(home.path(), port, &["--keep"]);

@@ -23,7 +23,8 @@ pub(super) struct Screen {
     notes: Vec<String>,
     /// On a pipe: what each node's line last said.
     told: Vec<String>,
-    copied: bool,
+    /// On a pipe: the writer's process as it was last shown.
+    shown: Option<u32>,
 }
 
 impl Screen {
@@ -35,7 +36,7 @@ impl Screen {
             height: 0,
             notes: Vec::new(),
             told: Vec::new(),
-            copied: false,
+            shown: None,
         }
     }
 
@@ -116,10 +117,14 @@ impl Screen {
                 self.note(&line);
             }
         }
-        if born && !self.copied && writer.is_some() {
-            self.copied = true;
-            for line in to_copy(children, writer) {
-                super::super::say(&line);
+        let writes = writer.and_then(|n| children.get(n)).map(Child::pid);
+        if born && writes.is_some() && self.shown != writes {
+            // The first two hold for as long as it runs; the process to kill is
+            // another one each time.
+            let known = if self.shown.is_some() { 2 } else { 0 };
+            self.shown = writes;
+            for line in to_copy(children, writer).iter().skip(known) {
+                super::super::say(line);
             }
         }
     }

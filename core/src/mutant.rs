@@ -31,7 +31,7 @@ macro_rules! planted {
 macro_rules! mutants {
     ($($name:ident: $what:literal,)*) => {
         /// A rule that does not hold in this run.
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
         pub enum Mutant {
             $(#[doc = $what] $name,)*
         }

@@ -13,9 +13,15 @@
 //! | `upkeep` | checkpoints, trimming, scrubbing: what is due now and then |
 //! | `health` | how log and store fare, together |
 //! | `event` | log lines and counters for what the core reports |
+//! | `carry` | the core's orders, carried out |
+//! | `fetch` | snapshots, as the loop has them fetched |
+//! | `alarm` | the loop's timer |
 
+mod alarm;
 pub mod apply;
+mod carry;
 pub mod event;
+mod fetch;
 pub mod health;
 pub mod publish;
 pub mod upkeep;
@@ -23,30 +29,27 @@ pub mod upkeep;
 #[cfg(test)]
 mod tests;
 
-use crate::api::{Installed, LogJob, NodeEvent, Organ, StoreJob, View};
+use crate::api::{LogJob, NodeEvent, Organ, StoreJob, View};
 use crate::bus::Bus;
 use crate::config::Config;
 use crate::env::{Env, WorkerHandle};
 use crate::error::ApiError;
 use crate::metrics::Stats;
+use alarm::Alarm;
 use apply::ApplyPump;
 use base_ha_core::entry::Entry;
-use base_ha_core::ids::{ClusterId, ContentHash, NodeId, Seq, Url};
-use base_ha_core::io::{
-    AdminOutcome, Boot, CallId, Event, Input, Outbox, Output, Pin, Record, Refusal, Route, StoreHealth,
-};
-use base_ha_core::message::Envelope;
+use base_ha_core::ids::{ClusterId, ContentHash, NodeId, Seq};
+use base_ha_core::io::{AdminOutcome, Boot, CallId, Input, Outbox, Refusal, StoreHealth};
 use base_ha_core::node::Node;
 use base_ha_core::position::Position;
 use base_ha_core::time::{MonoTime, Now};
+pub use fetch::{FetchOrder, PauseApply, installed_input};
 use health::Health;
 use publish::Publisher;
 use std::collections::BTreeMap;
-use std::pin::Pin as Pinned;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Sleep;
 use upkeep::Upkeep;
 
 /// Events taken in one turn before what they led to is carried out.
@@ -83,62 +86,6 @@ pub struct StoreSide {
     pub worker: WorkerHandle<StoreJob>,
     /// Interrupts the SQL that is running, from any thread.
     pub interrupt: Arc<dyn Fn() + Send + Sync>,
-}
-
-/// A snapshot that the core wants.
-pub struct FetchOrder {
-    /// From whom.
-    pub from: Url,
-    /// What it must contain.
-    pub at_least: Position,
-    /// The log is whole; only `data.db` is replaced.
-    pub reseed: bool,
-    /// To be asked right before `data.db` is replaced.
-    pub pause: PauseApply,
-}
-
-/// Stops the flow of entries to the store until the snapshot's end is told:
-/// entries ordered for the old `data.db` must not reach the new one.
-#[derive(Clone)]
-pub struct PauseApply(mpsc::UnboundedSender<Task>);
-
-impl PauseApply {
-    /// Returns once no entry is sent to the store any more.
-    ///
-    /// # Errors
-    /// If the node loop has ended.
-    pub async fn pause(&self) -> Result<(), crate::app::Gone> {
-        let (reply, done) = oneshot::channel();
-        self.0.send(Task::Pause(reply)).map_err(|_| crate::app::Gone)?;
-        done.await.map_err(|_| crate::app::Gone)
-    }
-
-    /// The old `data.db` is in place and whole after all: entries go on to it.
-    pub fn resume(&self) {
-        // If the loop has ended, nothing goes on.
-        let _ = self.0.send(Task::Resume);
-    }
-}
-
-#[cfg(test)]
-impl PauseApply {
-    /// A loop that does what it is asked to, and what it was asked last: to
-    /// pause (true) or to resume.
-    pub(crate) fn obliging() -> (Self, watch::Receiver<Option<bool>>) {
-        let (sender, mut tasks) = mpsc::unbounded_channel();
-        let (asked, last) = watch::channel(None);
-        tokio::spawn(async move {
-            while let Some(task) = tasks.recv().await {
-                if let Task::Pause(reply) = task {
-                    asked.send_replace(Some(true));
-                    let _ = reply.send(());
-                } else {
-                    asked.send_replace(Some(false));
-                }
-            }
-        });
-        (Self(sender), last)
-    }
 }
 
 /// What the loop's own errands come back with.
@@ -446,231 +393,9 @@ impl<E: Env, B: Bus> Driver<E, B> {
             }
         }
     }
-
-    /// Carries out the core's orders, in order.
-    fn carry_out(&mut self, now: Now) {
-        let mut outbox = std::mem::take(&mut self.outbox);
-        for output in outbox.drain(..) {
-            self.carry_out_one(now, output);
-        }
-        // Keeps its room for the next turn.
-        self.outbox = outbox;
-    }
-
-    fn carry_out_one(&mut self, now: Now, output: Output) {
-        match output {
-            Output::Persist { id, record } => {
-                if let Record::HardState(hard) = &record
-                    && hard.cluster != self.cluster
-                {
-                    self.cluster = hard.cluster;
-                    self.bus.joined(hard.cluster);
-                }
-                self.tell_log(LogJob::Persist { id, record });
-            }
-            Output::Send { route, envelope } => self.send(&route, &envelope),
-            Output::Apply { from, through, entries } => {
-                self.publisher.committed(through);
-                if self.store.is_some()
-                    && let Err(at) = self.pump.order(from, through, entries)
-                {
-                    // Told once the outputs at hand are carried out: the core is
-                    // not stepped in between.
-                    self.halted_at = Some(at);
-                }
-            }
-            Output::LoadLog { id, from, through, bytes_max } => {
-                self.tell_log(LogJob::Load { id, from, through, bytes_max });
-            }
-            Output::FetchSnapshot { from, at_least, reseed } => self.fetch_snapshot(from, at_least, reseed),
-            Output::Proposed { id, first, last } => self.mention_to_store(StoreJob::Proposed { id, first, last }),
-            Output::ProposalRefused { id, refusal } => self.tell_store(StoreJob::Refused { id, refusal }),
-            Output::ProposalUnknown { id } => self.tell_store(StoreJob::Unknown { id }),
-            Output::Progress { durable, committed, all } => {
-                self.publisher.committed(committed);
-                self.mention_to_store(StoreJob::Progress { durable, all });
-            }
-            Output::ReadReady { id, at } => {
-                if let Some(Call::Read(reply)) = self.calls.remove(&id) {
-                    let _ = reply.send(Ok(at));
-                }
-            }
-            Output::ReadRefused { id, refusal } => {
-                if let Some(Call::Read(reply)) = self.calls.remove(&id) {
-                    let _ = reply.send(Err(refusal));
-                }
-            }
-            Output::AdminDone { id, outcome } => {
-                tracing::info!(node = %self.id, ?outcome, "administrator's order ended");
-                if let Some(Call::Admin(reply)) = self.calls.remove(&id) {
-                    let _ = reply.send(outcome);
-                }
-            }
-            Output::Pin(pin) => self.on_pin(pin),
-            Output::Event(event) => {
-                if matches!(event, Event::MembershipChanged { .. }) {
-                    self.publisher.renew();
-                }
-                event::report(&self.id, now, &event, &self.stats.peer);
-            }
-            Output::Stopped => self.ended = Some(Ended::Stopped),
-        }
-    }
-
-    fn send(&self, route: &Route, envelope: &Envelope) {
-        self.bus.send(route, envelope);
-    }
-
-    fn on_pin(&mut self, pin: Pin) {
-        let demoted = self.publisher.pin().writable && !pin.writable;
-        tracing::info!(
-            node = %self.id,
-            term = pin.term.0,
-            writer = pin.writer.as_ref().map(|(id, _)| id.as_str()),
-            writable = pin.writable,
-            "{}",
-            match &pin.writer {
-                Some(_) if pin.writable => "this node may write",
-                Some(_) => "the writer is known",
-                None => "no writer is known",
-            }
-        );
-        if demoted && let Some(store) = &self.store {
-            // Before the job: a group that runs ends, and the next thing that
-            // the store looks at is this pin.
-            (store.interrupt)();
-        }
-        self.tell_store(StoreJob::Pin(pin.clone()));
-        self.publisher.set_pin(pin);
-    }
-
-    fn fetch_snapshot(&mut self, from: Url, at_least: Position, reseed: bool) {
-        if std::mem::replace(&mut self.fetching, true) {
-            tracing::debug!(node = %self.id, "a snapshot is being fetched already");
-            return;
-        }
-        tracing::info!(node = %self.id, %from, at_least = at_least.seq.0, reseed, "fetching a snapshot");
-        (self.fetch)(FetchOrder { from, at_least, reseed, pause: PauseApply(self.task_sender.clone()) });
-    }
-
-    /// Gives the store what there is room for, and the log orders to read what
-    /// is not in memory.
-    fn feed_store(&mut self) {
-        loop {
-            match self.pump.next() {
-                Some(apply::Step::Send(entries)) => self.tell_store(StoreJob::Apply { entries }),
-                Some(apply::Step::Load { from, through, bytes_max }) => {
-                    let (reply, loaded) = oneshot::channel();
-                    self.tell_log(LogJob::LoadForApply { from, through, bytes_max, reply });
-                    self.errand(loaded, Task::LoadedForApply);
-                }
-                None => return,
-            }
-        }
-    }
-
-    /// Does what is due now and then.
-    fn look_after(&mut self, now: Now) {
-        match self.upkeep.tick(now.mono, self.pump.taken_bytes()) {
-            Some(upkeep::Chore::Checkpoint) => {
-                let (reply, done) = oneshot::channel();
-                self.tell_store(StoreJob::Checkpoint { reply });
-                self.errand(done, Task::Checkpointed);
-            }
-            Some(upkeep::Chore::Trim) => {
-                let below = self.node.status(now).trimmable;
-                if let Some(below) = self.upkeep.trim(below) {
-                    self.tell_log(LogJob::Trim { below });
-                }
-            }
-            Some(upkeep::Chore::Scrub) => {
-                let (reply, done) = oneshot::channel();
-                self.tell_store(StoreJob::Scrub { reply });
-                self.errand(done, Task::Scrubbed);
-            }
-            None => {}
-        }
-    }
-
-    /// Waits for an answer outside the loop. A dropped answer means that the
-    /// worker has ended, which is fatal by itself.
-    fn errand<T: Send + 'static>(&self, answer: oneshot::Receiver<T>, task: fn(T) -> Task) {
-        let sender = self.task_sender.clone();
-        tokio::spawn(async move {
-            if let Ok(result) = answer.await {
-                // If the loop has ended, nobody needs to know.
-                let _ = sender.send(task(result));
-            }
-        });
-    }
-
-    fn tell_log(&mut self, job: LogJob) {
-        if self.log.send(job).is_err() && self.ended.is_none() {
-            self.fatal("the log worker has ended");
-        }
-    }
-
-    fn tell_store(&mut self, job: StoreJob) {
-        self.give_store(job, WorkerHandle::send);
-    }
-
-    /// As [`Driver::tell_store`], for what matters only with what follows.
-    fn mention_to_store(&mut self, job: StoreJob) {
-        self.give_store(job, WorkerHandle::send_quiet);
-    }
-
-    fn give_store(&mut self, job: StoreJob, give: impl Fn(&WorkerHandle<StoreJob>, StoreJob) -> Result<(), StoreJob>) {
-        let Some(store) = &self.store else { return };
-        if give(&store.worker, job).is_err() && self.ended.is_none() {
-            self.fatal("the store worker has ended");
-        }
-    }
 }
 
 enum Happened {
     Task(Task),
     Event(NodeEvent),
-}
-
-/// The runtime's timer for the loop. It is set anew only to ring earlier: most
-/// turns move the deadline into the future, and a timer that rings too early
-/// costs one empty turn where setting it each time would cost every turn.
-#[derive(Default)]
-struct Alarm {
-    at: Option<MonoTime>,
-    sleep: Option<Pinned<Box<Sleep>>>,
-}
-
-impl Alarm {
-    fn set(&mut self, now: MonoTime, at: MonoTime) {
-        if self.at.is_some_and(|set| set <= at) {
-            return;
-        }
-        self.at = Some(at);
-        let sleep = tokio::time::sleep(at.since(now));
-        match &mut self.sleep {
-            Some(old) => old.set(sleep),
-            none => *none = Some(Box::pin(sleep)),
-        }
-    }
-
-    async fn ring(&mut self) {
-        match &mut self.sleep {
-            Some(sleep) => sleep.as_mut().await,
-            None => std::future::pending().await,
-        }
-        self.at = None;
-        self.sleep = None;
-    }
-}
-
-/// The input that tells the core of an installed snapshot.
-pub fn installed_input(installed: Installed, log_reset: bool) -> Input {
-    Input::SnapshotInstalled {
-        position: installed.position,
-        membership: installed.membership,
-        content: installed.content,
-        hlc: installed.hlc,
-        log_reset,
-    }
 }

@@ -334,7 +334,7 @@ fn a_false_word_of_forgetting_is_taken_back() {
     w.run(1_000);
     let sent = w.hosts[0].outputs.iter().rev().find_map(|output| match output {
         Output::Send { route: Route::Url(to), envelope } if *to == url(2) => match &envelope.message {
-            Message::Append(append) => Some(append.sent),
+            Message::Append(append) => append.sent,
             _ => None,
         },
         _ => None,

@@ -46,6 +46,9 @@ pub struct Config {
     pub tenure_max: Duration,
     /// How much travels, and stays in memory, at once.
     pub sizes: Sizes,
+    /// Chance adds to waits, so that candidates part ways. Off for a model
+    /// checker only, which tries every order of events anyhow.
+    pub jitter: bool,
     /// The rule that is broken in this run.
     #[cfg(base_ha_mutants)]
     pub mutant: Option<crate::mutant::Mutant>,
@@ -132,6 +135,7 @@ impl Config {
             tenure_min: Duration::from_secs(5),
             tenure_max: Duration::from_secs(30),
             sizes: Sizes::default(),
+            jitter: true,
             #[cfg(base_ha_mutants)]
             mutant: None,
         }

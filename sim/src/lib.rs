@@ -32,6 +32,7 @@
 //! | `trace`, `timeline`, `report` | what is said about it |
 //! | `shrink` | a smaller plan that fails the same way |
 //! | `fuzz` | bodies of the fuzz targets, for the shell's decoders too |
+//! | `model` | all orders of events at small size |
 //! | `points` | every point at which that disk can fail |
 //! | `vfs` | a disk under the real shell and the real SQLite |
 //! | [`shell`] | whole nodes with SQLite and HTTP, on turmoil: a simulation of its own |
@@ -43,6 +44,7 @@ pub mod cluster;
 pub mod data;
 pub mod disk;
 pub mod fuzz;
+pub mod model;
 #[cfg(base_ha_mutants)]
 pub mod mutants;
 pub mod network;

@@ -38,7 +38,7 @@ impl Node {
                 .then(|| Contender { id, eligible: member.role == Role::Voter && standing.is_none_or(|s| s.eligible) })
         });
         let rank = pin::rank(me, others);
-        let mut wait = pin::STEP * rank + self.prng.jitter(pin::STEP);
+        let mut wait = pin::STEP * rank + self.jitter(pin::STEP);
         if !fit {
             // A caretaker stands only when nobody else has for a while.
             wait += self.config.heartbeat;
@@ -46,7 +46,7 @@ impl Node {
         if self.tries > 0 {
             // Two that collided part ways.
             let spread = pin::STEP * (1 << self.tries.min(4));
-            wait += pin::STEP + self.prng.jitter(spread);
+            wait += pin::STEP + self.jitter(spread);
         }
         self.election_at = base.after(wait);
     }
@@ -119,6 +119,11 @@ impl Node {
         self.config.heartbeat * (1 + self.tries.min(7))
     }
 
+    /// A wait that differs from node to node, `max` at most.
+    fn jitter(&mut self, max: Duration) -> Duration {
+        if self.config.jitter { self.prng.jitter(max) } else { Duration::ZERO }
+    }
+
     fn fail_campaign(&mut self, now: Now) {
         self.stance = Stance::Follower;
         self.tries = self.tries.saturating_add(1);
@@ -133,7 +138,7 @@ impl Node {
             return;
         }
         let term = self.hard.term.next();
-        let until = now.mono.after(self.campaign_time() / 2 + self.prng.jitter(pin::STEP));
+        let until = now.mono.after(self.campaign_time() / 2 + self.jitter(pin::STEP));
         self.stance = Stance::PreCandidate(Campaign { until, granted: BTreeSet::new() });
         out.push(Output::Event(Event::BecamePreCandidate { term }));
         let last = self.log.last();
@@ -147,7 +152,7 @@ impl Node {
         self.hard.voted_for = Some((self.config.id.clone(), self.hard.incarnation));
         self.writer = None;
         self.persist_hard(out);
-        let until = now.mono.after(self.campaign_time() + self.prng.jitter(pin::STEP));
+        let until = now.mono.after(self.campaign_time() + self.jitter(pin::STEP));
         self.stance = Stance::Candidate(Campaign { until, granted: BTreeSet::new() });
         out.push(Output::Event(Event::BecameCandidate { term: self.hard.term }));
         let last = self.log.last();

@@ -8,6 +8,9 @@
 use base_ha_core::mutant::Mutant;
 use base_ha_sim::batch::{self, Batch, Outcome};
 #[cfg(base_ha_mutants)]
+use base_ha_sim::model::try_all;
+use base_ha_sim::model::{Scope, explore};
+#[cfg(base_ha_mutants)]
 use base_ha_sim::mutants;
 use base_ha_sim::plan::Plan;
 use base_ha_sim::plan_file::PlanFile;
@@ -97,6 +100,13 @@ struct Arguments {
     /// Plant a mistake that the crash points must find.
     #[arg(long, requires = "crash_points")]
     mistake: Option<points::Mutant>,
+    /// Try every order of events at small size instead of seeds; with --mutants,
+    /// with one rule broken after the other.
+    #[arg(long, conflicts_with_all = ["seed", "plan"])]
+    model: bool,
+    /// Give up each search of --model after so many seconds.
+    #[arg(long, default_value_t = 3600)]
+    model_seconds: u64,
     /// Threads; a seed's run does not depend on it.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -115,6 +125,9 @@ fn main() -> ExitCode {
     }
     if arguments.crash_points {
         return crash_points(&arguments);
+    }
+    if arguments.model {
+        return model(&arguments);
     }
     #[cfg(base_ha_mutants)]
     if arguments.mutants {
@@ -149,6 +162,26 @@ fn main() -> ExitCode {
     // A short batch need not have seen every fault.
     let complete = runs < 400 || batch.counts.missing().is_empty();
     if batch.failures.is_empty() && complete { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Searches every scope there is.
+fn model(arguments: &Arguments) -> ExitCode {
+    let limit = Duration::from_secs(arguments.model_seconds);
+    #[cfg(base_ha_mutants)]
+    if arguments.mutants {
+        std::panic::set_hook(Box::new(|_| {}));
+        let trials = try_all(arguments.threads, limit);
+        trials.iter().for_each(|trial| println!("{trial}"));
+        let caught = trials.iter().all(|trial| trial.caught.is_some());
+        return if caught { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let mut sound = true;
+    for scope in Scope::all() {
+        let found = explore(scope, arguments.threads, limit);
+        println!("{found}");
+        sound &= found.holds();
+    }
+    if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn crash_points(arguments: &Arguments) -> ExitCode {

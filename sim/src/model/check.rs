@@ -168,7 +168,7 @@ impl Scope {
             Lie::None | Lie::Entries => Bounds { proposals: 1, ..Self::NONE },
             Lie::Silence => Bounds { terms: 3, ticks: 2, crashes: 1, ..Self::NONE },
         };
-        Self::new("a disk that lies", Start::Writing, bounds, &[]).with(Setup { lie, ..Setup::default() })
+        Self::new("a disk that lies", Start::Writing, bounds, &[]).with(Setup::default().lying(lie))
     }
 
     /// The same from a setup of another kind.

@@ -158,6 +158,15 @@ pub struct Setup {
     pub mutant: Option<base_ha_core::mutant::Mutant>,
 }
 
+impl Setup {
+    /// The same with disks that lie so.
+    #[must_use]
+    pub fn lying(mut self, lie: Lie) -> Self {
+        self.lie = lie;
+        self
+    }
+}
+
 /// A message under way.
 #[derive(Clone, Debug)]
 struct Flying {
@@ -351,7 +360,7 @@ impl World {
     /// promised anything, and everybody's election is due.
     fn at_rest(setup: Setup) -> Self {
         let mut outputs = Vec::new();
-        let honest = Setup { lie: Lie::None, ..setup };
+        let honest = setup.lying(Lie::None);
         let machines = std::array::from_fn(|n| {
             let (mut machine, out) = Machine::boot(n, disk_of(n), 0, 1, honest);
             machine.sum_up(n);

@@ -673,7 +673,7 @@ impl World {
         }
         let by = machine.boot;
         let stamp = match &envelope.message {
-            Message::Append(append) => (n, append.sent.0),
+            Message::Append(append) => (n, append.sent.map_or(0, |sent| sent.0)),
             Message::Appended(appended) => (to, appended.echo.0),
             _ => (n, 0),
         };

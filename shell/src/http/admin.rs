@@ -116,7 +116,10 @@ async fn carry_out<E: Env>(conn: &Conn<E>, command: &AdminCommand) -> Result<Opt
             let text = "another change of the membership or pin is under way; nothing was done";
             Err(ApiError::new(409, "busy", text).retry_after(1))
         }
-        AdminOutcome::UnknownMember => Err(ApiError::new(404, "unknown_member", "there is no such member")),
+        AdminOutcome::UnknownMember => {
+            let text = format!("there is no member {}; GET /_ha/members names them", named(command));
+            Err(ApiError::new(404, "unknown_member", text))
+        }
         AdminOutcome::NotEligible => {
             conflict("not_eligible", "that member cannot take the pin: it is behind, silent, a witness or a learner")
         }
@@ -126,6 +129,16 @@ async fn carry_out<E: Env>(conn: &Conn<E>, command: &AdminCommand) -> Result<Opt
             "too few voters of the resulting membership answer: mend or remove the silent ones first",
         ),
         AdminOutcome::TimedOut => Err(unknown("it was not done in time")),
+    }
+}
+
+/// The member that an order is about, as it was named.
+fn named(command: &AdminCommand) -> String {
+    match command {
+        AdminCommand::RemoveMember { member: MemberRef::Id(id) } | AdminCommand::SetUrl { id, .. } => id.to_string(),
+        AdminCommand::Transfer { to: Some(id) } => id.to_string(),
+        AdminCommand::RemoveMember { member: MemberRef::Url(url) } => url.to_string(),
+        _ => "of that name".to_owned(),
     }
 }
 

@@ -20,16 +20,33 @@ use hyper::Response;
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::time::timeout;
 
 /// What the original answers for a moment that it doesn't know.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 /// Bytes of a `/_ha/heartbeat` (CONTRACTS 1).
 const HEARTBEAT_BYTES_MAX: usize = 4096;
 
-/// `GET /_ha/leader`.
-pub(crate) fn leader<E: Env>(conn: &Conn<E>) -> Response<Body> {
+/// The picture, of after a pause. A process that stood still wakes with what it
+/// believed before, a lease that is over among it, and its node loop is not
+/// always the first to run (B2). One that never runs is told of by the age.
+async fn fresh<E: Env>(conn: &Conn<E>) -> Arc<View> {
     let app = &conn.app;
-    let view = app.view.borrow().clone();
+    let lease = app.config.core.lease;
+    let mut views = app.view.clone();
+    let old = |view: &Arc<View>| view.status.is_some() && app.env.now().mono.since(view.taken) > lease;
+    let is_old = old(&views.borrow());
+    if is_old {
+        let _newer = timeout(lease, views.wait_for(|view| !old(view))).await;
+    }
+    views.borrow_and_update().clone()
+}
+
+/// `GET /_ha/leader`.
+pub(crate) async fn leader<E: Env>(conn: &Conn<E>) -> Response<Body> {
+    let app = &conn.app;
+    let view = fresh(conn).await;
     let (id, url) = match &view.pin.writer {
         Some((id, url)) => (id.as_str(), url.as_str()),
         None => ("", ""),
@@ -147,9 +164,10 @@ fn member(member: &Member) -> Value {
 /// `state` is `ready`, or the code of the first reason why not (as `/readyz`
 /// lists them). Positions are entry numbers; `lag` is in entries; `age_ms` is
 /// how old the picture is.
-pub(crate) fn status<E: Env>(conn: &Conn<E>) -> Response<Body> {
+pub(crate) async fn status<E: Env>(conn: &Conn<E>) -> Response<Body> {
     let app = &conn.app;
-    let (view, now, applied) = (app.view.borrow().clone(), app.env.now(), app.applied.borrow().seq);
+    let view = fresh(conn).await;
+    let (now, applied) = (app.env.now(), app.applied.borrow().seq);
     let reasons = health::reasons(&view, applied, &app.config.core, now.mono);
     let writer = view.pin.writer.as_ref();
     let mut shown = json!({

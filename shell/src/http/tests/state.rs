@@ -217,3 +217,19 @@ async fn metrics_are_served() {
         assert!(text.contains(line), "{line} is missing in\n{text}");
     }
 }
+
+/// B2: a process that was paused wakes with what it believed before, and may be
+/// asked before its node loop has run.
+#[tokio::test]
+async fn a_paused_node_does_not_say_that_it_writes() {
+    let (a, b) = (node("a", |_| ()).await, node("b", |_| ()).await);
+    a.believes(Some(&a), 1, &[&a, &b]);
+    a.status(|view, _| view.taken = view.taken.before(Duration::from_secs(60)));
+    let later = async {
+        sleep(Duration::from_millis(200)).await;
+        a.believes(Some(&b), 2, &[&a, &b]);
+    };
+    let (status, leader, ()) = tokio::join!(a.get("/_ha/status"), a.get("/_ha/leader"), later);
+    assert_eq!((&status.json()["writable"], &status.json()["term"]), (&json!(false), &json!(2)));
+    assert_eq!((leader.json()["node_id"].as_str(), leader.header("x-base-term")), (Some("b"), "2"));
+}

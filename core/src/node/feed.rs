@@ -52,7 +52,7 @@ impl Node {
         while progress.free() && progress.next <= last.seq {
             let prev_seq = Seq(progress.next.0 - 1);
             if prev_seq < self.log.base().seq {
-                progress.feed = Feed::Snapshot { again: now.mono, tries: 0 };
+                progress.feed = Feed::Snapshot { again: now.mono, tries: progress.offers };
                 out.push(Output::Event(Event::SnapshotNeeded { id: id.clone() }));
                 self.urge_snapshot(now, id, progress, out);
                 break;
@@ -228,7 +228,7 @@ impl Node {
             if wanted && self.is_own_log(from, prev, &entries) {
                 if entries.is_empty() {
                     // Gone or unreadable here: the data has it.
-                    progress.feed = Feed::Snapshot { again: now.mono, tries: 0 };
+                    progress.feed = Feed::Snapshot { again: now.mono, tries: progress.offers };
                     out.push(Output::Event(Event::SnapshotNeeded { id: id.clone() }));
                 } else {
                     self.ship_run(now, &id, &mut progress, (prev, entries), renews, out);
@@ -272,6 +272,7 @@ impl Node {
         // of the simulator: once in 16 s, each second time for damaged data).
         if !self.alive(id, progress.incarnation, now.mono) {
             progress.feed = Feed::Snapshot { again, tries: 0 };
+            progress.offers = 0;
             return;
         }
         if now.mono < again {
@@ -281,6 +282,7 @@ impl Node {
         // than a few leases.
         let pause = self.config.heartbeat * 2 * (1 << tries.min(2));
         progress.feed = Feed::Snapshot { again: now.mono.after(pause), tries: tries + 1 };
+        progress.offers = tries + 1;
         let at_least = self.log.base();
         let sources = self.snapshot_sources(now, id);
         if let Some(from) = sources.get(tries as usize % sources.len().max(1)).cloned() {

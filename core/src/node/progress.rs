@@ -78,6 +78,11 @@ pub(super) struct Progress {
     pub(super) due: bool,
     /// What its data contains.
     pub(super) applied: Seq,
+    /// How often it was offered a snapshot since it last moved. Between two
+    /// offers it may be probed again, where its log ends in a suffix that is in
+    /// conflict; the next source has its turn all the same (seed 190815177 of
+    /// the simulator's day: the damaged one was offered for ever).
+    pub(super) offers: u32,
     /// Seen to have forgotten what it had acknowledged, in an answer to what was
     /// sent then: it counts for nothing any more.
     pub(super) amnesiac: Option<MonoTime>,
@@ -103,6 +108,7 @@ impl Progress {
             told: Seq(0),
             due: true,
             applied: Seq(0),
+            offers: 0,
             amnesiac: None,
         }
     }
@@ -196,6 +202,7 @@ impl Progress {
         if matched > self.matched {
             self.matched = matched;
             self.matched_at = now;
+            self.offers = 0;
         }
         self.next = self.next.max(self.matched.next());
         if self.parts.as_ref().is_some_and(|parts| parts.seq() <= self.matched) {

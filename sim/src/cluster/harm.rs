@@ -289,7 +289,13 @@ impl Cluster {
             && now.hard.cluster != ClusterId::NONE
             && image.hard.cluster != ClusterId::NONE
             && self.plan.seats > 1;
-        if !same || !news || !fits || !safe || !self.can_lose(host) {
+        // Who was the only voter then needs nobody's vote to write again, though
+        // others know better (seed 190822159 of its day).
+        let sole = |m: &Membership| m.quorum() < 2;
+        let logged = image.log.entries.iter().filter(|e| e.kind == EntryKind::Config);
+        let alone = image.data.membership.as_ref().is_some_and(|(_, m)| sole(m))
+            || logged.filter_map(|e| decode_membership(e.payload.clone()).ok()).any(|m| sole(&m));
+        if !same || !news || !fits || !safe || alone || !self.can_lose(host) {
             self.counts.add("harm_forgone");
             return;
         }

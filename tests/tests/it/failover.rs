@@ -158,6 +158,8 @@ fn the_lowest_name_gets_the_pin_back() {
     cluster[0].kill();
     cluster.wait_writer_among(&[1, 2]);
     cluster.start(0);
+    // What it refuses while it starts is no matter of the hand-over.
+    cluster[0].wait_ready();
     let work = Load::start(&urls(&cluster), 2);
     eventually("node-1 writes again", || {
         let view = cluster[0].status()?;

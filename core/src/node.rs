@@ -214,7 +214,6 @@ impl Node {
             last_step: now.mono,
             last_stamp: now.mono,
             hard,
-            // What it was is not known: whatever is said of it now is late.
             disk: Disk::default(),
             log,
             assembly: None,

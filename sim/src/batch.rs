@@ -6,11 +6,11 @@ use crate::clock::TrueTime;
 use crate::phases;
 use crate::plan::Plan;
 use crate::report::{Counts, Failure, REQUIRED, Report};
+use crate::spread::spread;
 use crate::timeline::Timeline;
 use crate::trace::TraceMode;
 use std::fmt::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -84,10 +84,9 @@ pub fn run(from: u64, runs: u64, threads: usize) -> Batch {
 /// of them.
 pub fn run_until(from: u64, runs: u64, threads: usize, until: Option<Instant>) -> Batch {
     let started = Instant::now();
-    let next = AtomicU64::new(0);
-    let parts: Vec<Batch> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(|| work(from, runs, until, &next))).collect();
-        workers.into_iter().map(|w| w.join().expect("a worker catches its runs' panics")).collect()
+    let parts = spread(runs, threads, until, |batch: &mut Batch, n| {
+        let seed = from + n;
+        batch.take(seed, run_caught(&Plan::from_seed(seed), TraceMode::Off));
     });
     Batch::merge(parts, started.elapsed())
 }
@@ -126,21 +125,6 @@ impl Batch {
         self.steps += other.steps;
         self.simulated_s += other.simulated_s;
         self.took += other.took;
-    }
-}
-
-fn work(from: u64, runs: u64, until: Option<Instant>, next: &AtomicU64) -> Batch {
-    let mut batch = Batch::default();
-    loop {
-        if until.is_some_and(|until| Instant::now() >= until) {
-            return batch;
-        }
-        let n = next.fetch_add(1, Ordering::Relaxed);
-        if n >= runs {
-            return batch;
-        }
-        let seed = from + n;
-        batch.take(seed, run_caught(&Plan::from_seed(seed), TraceMode::Off));
     }
 }
 

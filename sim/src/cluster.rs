@@ -181,6 +181,19 @@ pub(crate) struct Host {
     restart_ms: u64,
 }
 
+impl Host {
+    /// Whether this machine's disk is that very one, and has lost nothing that
+    /// its node may not know of yet.
+    fn keeps(&self, incarnation: Incarnation) -> bool {
+        self.disk.hard.incarnation == incarnation && self.amnesiac != Some(incarnation)
+    }
+
+    /// Whether its process found its disk slow.
+    pub(crate) fn found_slow(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.found_slow)
+    }
+}
+
 /// The whole world of one run.
 pub(crate) struct Cluster {
     pub(crate) plan: Plan,
@@ -432,16 +445,7 @@ impl Cluster {
             (process.woke, process.lease_seen) = (now.mono, MonoTime(0));
         }
         process.last_turn = process.last_turn.max(now.mono);
-        let stale = self.notice(host, &input);
-        // Of a writer whose term is over. What else is due in this turn, an
-        // entry of its own among it, this node does all the same.
-        let theirs: Vec<Hash> = match &input {
-            Input::Received { envelope: Envelope { message: Message::Append(append), .. }, .. } if stale => {
-                let part = append.part.iter().map(|part| part.head.hash);
-                append.entries.iter().map(|entry| entry.hash).chain(part).collect()
-            }
-            _ => Vec::new(),
-        };
+        let theirs = self.notice(host, &input);
         let Some(process) = &mut self.hosts[host].process else {
             return Ok(());
         };
@@ -455,7 +459,7 @@ impl Cluster {
             }
             _ => false,
         };
-        if stale && out.iter().any(taken) {
+        if !theirs.is_empty() && out.iter().any(taken) {
             return Err(self.failure(
                 "O2 a lower term's entries are refused",
                 format!("host {host} takes entries of a writer whose term is over"),
@@ -466,15 +470,19 @@ impl Cluster {
         self.after_step(host)
     }
 
-    /// Takes note of what an input says before its node acts on it. True if
-    /// these are entries of a writer whose term is over.
-    fn notice(&mut self, host: usize, input: &Input) -> bool {
+    /// Takes note of what an input says before its node acts on it. Gives the
+    /// entries that it brings from a writer whose term is over. What else is due
+    /// in that turn, an entry of its own among it, the node does all the same.
+    fn notice(&mut self, host: usize, input: &Input) -> Vec<Hash> {
         let Some(process) = &mut self.hosts[host].process else {
-            return false;
+            return Vec::new();
         };
         match input {
             Input::Received { envelope, .. } => match &envelope.message {
-                Message::Append(_) => return envelope.term < process.term,
+                Message::Append(append) if envelope.term < process.term => {
+                    let part = append.part.iter().map(|part| part.head.hash);
+                    return append.entries.iter().map(|entry| entry.hash).chain(part).collect();
+                }
                 Message::Appended(appended) => {
                     self.oracles.promise.acked(host, envelope.term, envelope.incarnation, appended.echo);
                 }
@@ -484,7 +492,7 @@ impl Cluster {
             Input::SnapshotInstalled { .. } => process.ills.mended(),
             _ => {}
         }
-        false
+        Vec::new()
     }
 
     /// What holds of whoever writes, or would.

@@ -284,6 +284,12 @@ impl Disk {
         }
     }
 
+    /// Whether data and log together hold everything that was committed here: a
+    /// log that begins after the end of what was applied does not bring it back.
+    pub fn data_is_whole(&self) -> bool {
+        self.data.membership.is_some() && self.data.applied.seq >= self.log.base.seq
+    }
+
     /// An entry goes bad: so far into the log that starts after its base, in
     /// 1/1000. Says which, if there is any.
     pub fn rot(&mut self, at_pm: u32) -> Option<Seq> {

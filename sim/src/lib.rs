@@ -58,6 +58,7 @@ pub mod queue;
 pub mod report;
 pub mod shell;
 pub mod shrink;
+pub mod spread;
 pub mod timeline;
 pub mod trace;
 pub mod version;

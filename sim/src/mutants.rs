@@ -7,11 +7,10 @@
 use crate::batch::{Outcome, run_caught};
 use crate::plan::Plan;
 use crate::report::Failure;
+use crate::spread::spread;
 use crate::trace::TraceMode;
 use base_ha_core::mutant::Mutant;
 use std::fmt;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// What became of one mutant.
@@ -43,19 +42,11 @@ pub fn plan(seed: u64, mutant: Mutant) -> Plan {
 /// threads.
 pub fn run(mutants: &[Mutant], from: u64, runs: u64, threads: usize) -> Trials {
     let started = Instant::now();
-    let next = AtomicUsize::new(0);
-    let found = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..threads.max(1) {
-            scope.spawn(|| {
-                while let Some(mutant) = mutants.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let trial = Trial { mutant: *mutant, caught: try_one(*mutant, from, runs) };
-                    found.lock().expect("no worker panics while it holds this").push(trial);
-                }
-            });
-        }
-    });
-    let mut trials = found.into_inner().expect("no worker panicked");
+    let mut trials = spread(mutants.len() as u64, threads, None, |trials: &mut Vec<Trial>, n| {
+        let mutant = mutants[n as usize];
+        trials.push(Trial { mutant, caught: try_one(mutant, from, runs) });
+    })
+    .concat();
     trials.sort_by_key(|trial| trial.mutant);
     Trials { trials, runs, took: started.elapsed() }
 }

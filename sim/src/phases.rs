@@ -4,7 +4,7 @@
 //! it takes longer (L1).
 
 use crate::clock::TrueTime;
-use crate::cluster::{Cluster, Host};
+use crate::cluster::Cluster;
 use crate::plan::Plan;
 use crate::report::{Failure, Report};
 use crate::timeline::Timeline;
@@ -87,8 +87,7 @@ fn through(cluster: &mut Cluster, plan: &Plan) -> Result<Report, Failure> {
     let noticed = |c: &Cluster| late.iter().map(|what| c.counts.get(what)).sum::<u64>();
     let before = noticed(cluster);
     // Who found its disk slow takes the pin back when its time is over.
-    let found_slow = |h: &&Host| h.process.as_ref().is_some_and(|process| process.found_slow);
-    let slow = cluster.hosts.iter().filter(found_slow).count() as u64;
+    let slow = cluster.hosts.iter().filter(|host| host.found_slow()).count() as u64;
     let limit = cluster.in_ms(SERVE_MS);
     wait(cluster, "L1 a healed cluster serves", limit, |c| {
         let more = c.oracles.survival.acks() - acks;
@@ -215,8 +214,7 @@ fn unsettled(cluster: &Cluster) -> Option<String> {
     }
     // Who found its own disk slow asks for the pin only after many tenures.
     let found_slow = |id: &NodeId, incarnation| {
-        let host = cluster.host_named(id, incarnation).and_then(|host| cluster.hosts[host].process.as_ref());
-        host.is_some_and(|process| process.found_slow)
+        cluster.host_named(id, incarnation).is_some_and(|host| cluster.hosts[host].found_slow())
     };
     let voters = status.membership.members.iter().filter(|m| m.role == Role::Voter);
     let asking = voters.filter_map(|m| m.identity.as_ref()).filter(|(id, incarnation)| !found_slow(id, *incarnation));

@@ -300,8 +300,7 @@ impl Node {
             // A new disk under a known name is fed like the old one: were the
             // log trimmed beyond each snapshot that it installs, it would never
             // be admitted (simulator, seed 340000306 of its day).
-            let current = self.peers.get(id).map(|p| p.incarnation);
-            let incarnation = current.filter(|c| self.alive(id, *c, now.mono)).unwrap_or(*incarnation);
+            let incarnation = self.disk_now(id, *incarnation, now);
             let holds = match &self.stance {
                 Stance::Writer(writer) => writer
                     .progress

@@ -5,7 +5,7 @@
 //! nothing of what makes an entry committed.
 
 use super::parts::Parts;
-use super::progress::{Feed, Progress};
+use super::progress::{Feed, Offers, Progress};
 use super::{Gate, Node, Stance};
 use crate::entry::Entry;
 use crate::ids::{Incarnation, NodeId, Seq, Url};
@@ -52,7 +52,7 @@ impl Node {
         while progress.free() && progress.next <= last.seq {
             let prev_seq = Seq(progress.next.0 - 1);
             if prev_seq < self.log.base().seq {
-                progress.feed = Feed::Snapshot { again: now.mono, tries: progress.offers };
+                progress.feed = Feed::Snapshot;
                 out.push(Output::Event(Event::SnapshotNeeded { id: id.clone() }));
                 self.urge_snapshot(now, id, progress, out);
                 break;
@@ -76,7 +76,7 @@ impl Node {
         // While probing only what it surely has is worth telling it about.
         let reach = match progress.feed {
             Feed::Replicate => Seq(progress.next.0 - 1),
-            Feed::Probe { .. } | Feed::Snapshot { .. } => progress.matched,
+            Feed::Probe { .. } | Feed::Snapshot => progress.matched,
         };
         if progress.due || (!sent && progress.told < self.commit.min(reach)) {
             // A bare one renews the lease and moves the commit index. One a
@@ -156,18 +156,15 @@ impl Node {
         renews: bool,
         out: &mut Outbox,
     ) {
-        let mut sent = None;
-        if let Some(entry) = entries.last() {
-            let bytes = entries.iter().map(weight).sum();
-            let at = self.stamp(now);
-            progress.sent(entry.seq, bytes, at);
-            sent = Some(at);
-        } else if self.wants_answer(now, progress) {
-            let at = self.stamp(now);
-            progress.asked(at);
-            sent = Some(at);
-        } else if planted!(self.config, UnansweredRenewsLease) {
-            progress.acked = Some(now.mono);
+        let sent = (!entries.is_empty() || self.wants_answer(now, progress)).then(|| self.stamp(now));
+        match (sent, entries.last()) {
+            (Some(sent), Some(entry)) => {
+                let bytes = entries.iter().map(weight).sum();
+                progress.sent(entry.seq, bytes, sent);
+            }
+            (Some(sent), None) => progress.asked(sent),
+            (None, _) if planted!(self.config, UnansweredRenewsLease) => progress.acked = Some(now.mono),
+            (None, _) => {}
         }
         // The follower believes the commit index no further than this reaches.
         let reach = Seq(prev.seq.0 + entries.len() as u64);
@@ -228,7 +225,7 @@ impl Node {
             if wanted && self.is_own_log(from, prev, &entries) {
                 if entries.is_empty() {
                     // Gone or unreadable here: the data has it.
-                    progress.feed = Feed::Snapshot { again: now.mono, tries: progress.offers };
+                    progress.feed = Feed::Snapshot;
                     out.push(Output::Event(Event::SnapshotNeeded { id: id.clone() }));
                 } else {
                     self.ship_run(now, &id, &mut progress, (prev, entries), renews, out);
@@ -264,28 +261,27 @@ impl Node {
     /// Tells a follower that is beyond the log to fetch a snapshot; again and
     /// again, ever more slowly, until its reports move.
     fn urge_snapshot(&mut self, now: Now, id: &NodeId, progress: &mut Progress, out: &mut Outbox) {
-        let Feed::Snapshot { again, tries } = progress.feed else {
+        if progress.feed != Feed::Snapshot {
             return;
-        };
+        }
         // Who is away is not asked, and begins anew when it is back: else it
         // would be asked at the slowest pace then, and by turns (seed 300003194
         // of the simulator: once in 16 s, each second time for damaged data).
         if !self.alive(id, progress.incarnation, now.mono) {
-            progress.feed = Feed::Snapshot { again, tries: 0 };
-            progress.offers = 0;
+            progress.offers.made = 0;
             return;
         }
-        if now.mono < again {
+        if now.mono < progress.offers.again {
             return;
         }
         // Each source in its turn: a damaged one, asked first, must not cost more
         // than a few leases.
-        let pause = self.config.heartbeat * 2 * (1 << tries.min(2));
-        progress.feed = Feed::Snapshot { again: now.mono.after(pause), tries: tries + 1 };
-        progress.offers = tries + 1;
+        let turn = progress.offers.made;
+        let pause = self.config.heartbeat * 2 * (1 << turn.min(2));
+        progress.offers = Offers { made: turn.saturating_add(1), again: now.mono.after(pause) };
         let at_least = self.log.base();
         let sources = self.snapshot_sources(now, id);
-        if let Some(from) = sources.get(tries as usize % sources.len().max(1)).cloned() {
+        if let Some(from) = sources.get(turn as usize % sources.len().max(1)).cloned() {
             let message = Message::NeedSnapshot { at_least, from };
             self.tell(id, Gate::HardState, message, out);
         }
@@ -346,7 +342,7 @@ impl Node {
             && let Some(progress) = writer.progress.get_mut(id)
         {
             let next = next.max(progress.matched.next());
-            if matches!(progress.feed, Feed::Snapshot { .. }) && Seq(next.0 - 1) < self.log.base().seq {
+            if progress.feed == Feed::Snapshot && Seq(next.0 - 1) < self.log.base().seq {
                 return;
             }
             if progress.load.is_some() && progress.next == next {
@@ -375,10 +371,17 @@ impl Node {
                             progress.probe(progress.matched.next());
                         }
                     }
-                    Feed::Snapshot { .. } => {}
+                    Feed::Snapshot => {}
                 }
             }
         }
+    }
+
+    /// The disk that a member has now, if it is alive: another one perhaps than
+    /// the membership says.
+    pub(super) fn disk_now(&self, id: &NodeId, member: Incarnation, now: Now) -> Incarnation {
+        let current = self.peers.get(id).map(|p| p.incarnation);
+        current.filter(|current| self.alive(id, *current, now.mono)).unwrap_or(member)
     }
 
     /// Makes the followers those of every membership not yet settled, each on
@@ -395,10 +398,7 @@ impl Node {
         for (id, incarnation) in &mut wanted {
             // A new disk under a known name is fed like a learner and counts
             // for nothing until a logged change says so.
-            let current = self.peers.get(id).map(|p| p.incarnation);
-            if let Some(current) = current.filter(|c| self.alive(id, *c, now.mono)) {
-                *incarnation = current;
-            }
+            *incarnation = self.disk_now(id, *incarnation, now);
         }
         let (next, sizes) = (self.log.last().seq.next(), self.config.sizes);
         if let Stance::Writer(writer) = &mut self.stance {

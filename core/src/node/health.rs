@@ -45,15 +45,17 @@ impl Samples {
         self.note(at, content);
     }
 
-    /// What is told to others.
-    pub(super) fn recent(&self) -> Vec<(Seq, ContentHash)> {
+    /// What is told to others, and compared with what they tell; the newest last.
+    fn told(&self) -> impl DoubleEndedIterator<Item = (Position, ContentHash)> {
         let skip = self.ring.len().saturating_sub(Self::TOLD);
+        let latest = (self.latest.0.seq > Seq(0) && self.ring.back() != Some(&self.latest)).then_some(self.latest);
+        self.ring.iter().skip(skip).copied().chain(latest)
+    }
+
+    /// The same, as it is told.
+    pub(super) fn recent(&self) -> Vec<(Seq, ContentHash)> {
         let mut recent = Vec::with_capacity(Self::TOLD + 1);
-        recent.extend(self.ring.iter().skip(skip).map(|(at, content)| (at.seq, *content)));
-        let (at, content) = self.latest;
-        if at.seq > Seq(0) && recent.last() != Some(&(at.seq, content)) {
-            recent.push((at.seq, content));
-        }
+        recent.extend(self.told().map(|(at, content)| (at.seq, content)));
         recent
     }
 
@@ -270,29 +272,30 @@ impl Node {
             return;
         }
         let voters = self.membership().voters().filter(|m| m.role == Role::Voter).count();
-        let differing = self.differing_reports(now);
         // At a position that somebody passed in the middle of a batch it has no
         // hash, and cannot be counted; at an older one it may have.
-        let told = differing.iter().find_map(|(at, reports)| {
+        let (mut newest, mut told) = (None, None);
+        for (at, reports) in self.differing_reports(now) {
+            newest = newest.or(Some(at.seq));
             let right = reports.iter().map(|r| r.content).find(|content| {
                 let agreeing = reports.iter().filter(|r| r.voter && r.content == *content).count();
                 agreeing >= crate::quorum::majority(voters)
             });
-            let (hash, _) = self.health.samples.at(*at)?;
-            right.map(|expected| (*at, hash, expected, reports))
-        });
-        let Some((at, hash, expected, reports)) = told else {
-            if let Some((at, _)) = differing.first() {
-                out.push(Output::Event(Event::DivergedWithoutMajority { at: *at }));
+            if let Some(expected) = right {
+                told = Some((at.seq, at.hash, expected, reports));
+                break;
             }
+        }
+        let Some((at, hash, expected, reports)) = told else {
+            out.extend(newest.map(|at| Output::Event(Event::DivergedWithoutMajority { at })));
             return;
         };
         for report in reports {
             if report.content == expected {
                 continue;
             }
-            out.push(Output::Event(Event::Diverged { node: report.id.clone(), at }));
-            match report.route.clone() {
+            out.push(Output::Event(Event::Diverged { node: report.id, at }));
+            match report.route {
                 None => self.health.quarantined = true,
                 Some(route) => {
                     let refused = Refused::Diverged { at, expected, hash };
@@ -304,17 +307,11 @@ impl Node {
 
     /// What everybody had at each position where somebody differs, the newest
     /// first.
-    fn differing_reports(&self, now: Now) -> Vec<(Seq, Vec<Report>)> {
-        let own = self.health.samples.recent();
-        let reported = own.iter().rev().map(|(at, content)| {
+    fn differing_reports(&self, now: Now) -> impl Iterator<Item = (Position, Vec<Report>)> {
+        let reported = self.health.samples.told().rev().map(move |(at, content)| {
             let mut reports = Vec::new();
             if self.stores_data() {
-                reports.push(Report {
-                    id: self.config.id.clone(),
-                    content: *content,
-                    voter: self.is_voter(),
-                    route: None,
-                });
+                reports.push(Report { id: self.config.id.clone(), content, voter: self.is_voter(), route: None });
             }
             for member in &self.membership().members {
                 let Some((id, incarnation)) = &member.identity else {
@@ -324,7 +321,7 @@ impl Node {
                     continue;
                 }
                 let standing = self.peers.get(id).and_then(|p| p.standing.as_ref());
-                let theirs = standing.and_then(|s| s.contents.iter().find(|(seq, _)| seq == at));
+                let theirs = standing.and_then(|s| s.contents.iter().find(|(seq, _)| *seq == at.seq));
                 if let (Some((_, content)), Some(route)) = (theirs, self.route_to(id)) {
                     reports.push(Report {
                         id: id.clone(),
@@ -334,9 +331,9 @@ impl Node {
                     });
                 }
             }
-            (*at, reports)
+            (at, reports)
         });
-        reported.filter(|(_, reports)| reports.windows(2).any(|w| w[0].content != w[1].content)).collect()
+        reported.filter(|(_, reports)| reports.windows(2).any(|w| w[0].content != w[1].content))
     }
 
     pub(super) fn on_diverged(

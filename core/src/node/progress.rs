@@ -23,8 +23,21 @@ pub(super) enum Feed {
     },
     /// A window of appends.
     Replicate,
-    /// It needs a snapshot; ask again at `again`.
-    Snapshot { again: MonoTime, tries: u32 },
+    /// It needs a snapshot: see [`Progress::offers`].
+    Snapshot,
+}
+
+/// What became of telling a follower to fetch a snapshot. Not a part of
+/// [`Feed::Snapshot`]: where its log ends in a suffix in conflict it is probed
+/// between two offers, and the turns of the sources, and the time that each is
+/// given, go on all the same (simulator, seed 190815177 of its day: a damaged
+/// source had every turn that counted).
+#[derive(Clone, Copy, Debug, Default, Hash)]
+pub(super) struct Offers {
+    /// How many there were.
+    pub(super) made: u32,
+    /// No other one before this.
+    pub(super) again: MonoTime,
 }
 
 /// One append under way.
@@ -78,11 +91,8 @@ pub(super) struct Progress {
     pub(super) due: bool,
     /// What its data contains.
     pub(super) applied: Seq,
-    /// How often it was offered a snapshot since it last moved. Between two
-    /// offers it may be probed again, where its log ends in a suffix that is in
-    /// conflict; the next source has its turn all the same (seed 190815177 of
-    /// the simulator's day: the damaged one was offered for ever).
-    pub(super) offers: u32,
+    /// Snapshots that it was offered since it last moved.
+    pub(super) offers: Offers,
     /// Seen to have forgotten what it had acknowledged, in an answer to what was
     /// sent then: it counts for nothing any more.
     pub(super) amnesiac: Option<MonoTime>,
@@ -108,7 +118,7 @@ impl Progress {
             told: Seq(0),
             due: true,
             applied: Seq(0),
-            offers: 0,
+            offers: Offers::default(),
             amnesiac: None,
         }
     }
@@ -118,7 +128,7 @@ impl Progress {
         match self.feed {
             Feed::Probe { asked } => !asked,
             Feed::Replicate => self.flights.len() < Self::FLIGHTS_MAX && self.flight_bytes < self.window.bytes(),
-            Feed::Snapshot { .. } => false,
+            Feed::Snapshot => false,
         }
     }
 
@@ -202,7 +212,7 @@ impl Progress {
         if matched > self.matched {
             self.matched = matched;
             self.matched_at = now;
-            self.offers = 0;
+            self.offers = Offers::default();
         }
         self.next = self.next.max(self.matched.next());
         if self.parts.as_ref().is_some_and(|parts| parts.seq() <= self.matched) {
@@ -231,7 +241,7 @@ impl Progress {
             }
         }
         match self.feed {
-            Feed::Probe { .. } | Feed::Snapshot { .. } => self.feed = Feed::Replicate,
+            Feed::Probe { .. } | Feed::Snapshot => self.feed = Feed::Replicate,
             Feed::Replicate => {}
         }
     }

@@ -160,7 +160,8 @@ impl Node {
     /// Two machines had copies of one disk: what one of them acknowledged the
     /// other was seen to lack. The one that is left, and answers a later ping,
     /// says that its log reaches as far: it is fed again from the beginning, and
-    /// counts for what it then acknowledges. One that really forgot says less.
+    /// counts for what it then acknowledges. One that really forgot says less,
+    /// unless late appends brought it there before it heard of that.
     fn clear_amnesia(&mut self, id: &NodeId, echo: MonoTime, standing: &Ping) {
         let sizes = self.config.sizes;
         if let super::Stance::Writer(writer) = &mut self.stance

@@ -14,7 +14,7 @@ use crate::member::{Member, Role};
 use crate::message::Message;
 use crate::planted;
 use crate::time::Now;
-use alloc::vec::Vec;
+use core::cmp::Reverse;
 
 impl Node {
     /// Once a heartbeat a preferred follower asks for the pin.
@@ -93,8 +93,7 @@ impl Node {
             let asked = self.peers.get(*id).and_then(|peer| peer.asked);
             asked.is_some_and(|at| now.mono.since(at) <= patience)
         };
-        let members = self.membership().members.iter().filter_map(Member::id);
-        members.filter(asks).filter(|id| self.can_take_pin(writer, id, now)).min().cloned()
+        self.heirs(writer, now).map(|(id, _)| id).filter(asks).min().cloned()
     }
 
     fn may_start_handover(&self, writer: &Writer, now: Now) -> bool {
@@ -126,28 +125,15 @@ impl Node {
     }
 
     /// Who could take the pin.
-    pub(super) fn heirs(&self, writer: &Writer, now: Now) -> Vec<NodeId> {
-        let ids = self.membership().voters().filter_map(Member::id);
-        ids.filter(|id| self.can_take_pin(writer, id, now)).cloned().collect()
+    pub(super) fn heirs<'a>(&'a self, writer: &'a Writer, now: Now) -> impl Iterator<Item = (&'a NodeId, &'a Member)> {
+        let voters = self.membership().voters().filter_map(|member| Some((member.id()?, member)));
+        voters.filter(move |(id, _)| self.can_take_pin(writer, id, now))
     }
 
     /// The one with the most, the lowest id among equals.
     fn best_heir(&self, writer: &Writer, now: Now) -> Option<NodeId> {
-        let mut best: Option<(&Member, crate::ids::Seq)> = None;
-        for member in self.membership().voters() {
-            let Some(id) = member.id() else {
-                continue;
-            };
-            if !self.can_take_pin(writer, id, now) {
-                continue;
-            }
-            let matched = self.matched_by(writer, member);
-            let better = best.is_none_or(|(b, most)| (matched, b.id()) > (most, Some(id)));
-            if better {
-                best = Some((member, matched));
-            }
-        }
-        best.and_then(|(m, _)| m.id().cloned())
+        let most = |(id, member): &(&NodeId, &Member)| (self.matched_by(writer, member), Reverse((*id).clone()));
+        self.heirs(writer, now).max_by_key(most).map(|(id, _)| id.clone())
     }
 
     pub(super) fn start_handover(&mut self, now: Now, to: NodeId, why: Why, out: &mut Outbox) {

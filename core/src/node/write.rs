@@ -328,7 +328,7 @@ impl Node {
             self.health.slow = true;
             // A disk that stalls again and again would take the pin back after
             // each tenure, and cost an election each time.
-            self.health.slow_until = now.mono.after(self.config.tenure_max * Self::SLOW_TENURES);
+            self.leave_pin_to_others(now);
             self.step_down(now, StepDownReason::SlowDisk, out);
         }
     }
@@ -540,10 +540,10 @@ impl Node {
         if !writer.pace.due(now.mono, self.config.lease) {
             return;
         }
-        let mut heirs = self.heirs(writer, now);
-        if self.config.static_writer.is_some() {
-            heirs.clear();
-        }
+        let heirs: Vec<NodeId> = match self.config.static_writer {
+            Some(_) => Vec::new(),
+            None => self.heirs(writer, now).map(|(id, _)| id.clone()).collect(),
+        };
         let Stance::Writer(writer) = &mut self.stance else {
             return;
         };
@@ -553,6 +553,11 @@ impl Node {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         out.push(Output::Event(Event::SlowDisk { ms: ms(slow.own), best_ms: ms(slow.best) }));
         writer.quicker = Some(slow.heir);
+        self.leave_pin_to_others(now);
+    }
+
+    /// Does not ask for the pin for a good while: its disk was found slow.
+    fn leave_pin_to_others(&mut self, now: Now) {
         self.health.slow_until = now.mono.after(self.config.tenure_max * Self::SLOW_TENURES);
     }
 }

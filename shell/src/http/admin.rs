@@ -117,7 +117,7 @@ async fn carry_out<E: Env>(conn: &Conn<E>, command: &AdminCommand) -> Result<Opt
             Err(ApiError::new(409, "busy", text).retry_after(1))
         }
         AdminOutcome::UnknownMember => {
-            let text = format!("there is no member {}; GET /_ha/members names them", named(command));
+            let text = format!("there is no member {}; GET /_ha/members names them", about(command));
             Err(ApiError::new(404, "unknown_member", text))
         }
         AdminOutcome::NotEligible => {
@@ -133,10 +133,11 @@ async fn carry_out<E: Env>(conn: &Conn<E>, command: &AdminCommand) -> Result<Opt
 }
 
 /// The member that an order is about, as it was named.
-fn named(command: &AdminCommand) -> String {
+fn about(command: &AdminCommand) -> String {
     match command {
-        AdminCommand::RemoveMember { member: MemberRef::Id(id) } | AdminCommand::SetUrl { id, .. } => id.to_string(),
-        AdminCommand::Transfer { to: Some(id) } => id.to_string(),
+        AdminCommand::RemoveMember { member: MemberRef::Id(id) }
+        | AdminCommand::SetUrl { id, .. }
+        | AdminCommand::Transfer { to: Some(id) } => id.to_string(),
         AdminCommand::RemoveMember { member: MemberRef::Url(url) } => url.to_string(),
         _ => "of that name".to_owned(),
     }

@@ -3,6 +3,7 @@
 //! Decides how an [`ApiError`] looks on the wire and which headers every
 //! answer of a kind has. Knows nothing of what led to the answer.
 
+use super::session::NO_COOKIE;
 use crate::error::ApiError;
 use base_ha_core::time::WallTime;
 use bytes::Bytes;
@@ -166,7 +167,7 @@ pub(crate) fn error(error: &ApiError) -> Response<Body> {
     // Browsers send a cookie to every port of a host, and go on with it: one
     // that this cluster can't use would lock them out until it expires.
     if matches!(error.code, "bad_token" | "token_other_lineage" | "session_forked") {
-        headers.insert(header::SET_COOKIE, HeaderValue::from_static("_txseq=; Path=/; Max-Age=0"));
+        headers.insert(header::SET_COOKIE, HeaderValue::from_static(NO_COOKIE));
     }
     if error.status == 401 {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"base-ha\""));

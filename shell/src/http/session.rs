@@ -19,6 +19,9 @@ use serde_json::json;
 /// The cookie's name (CONTRACTS 1).
 const COOKIE: &str = "_txseq";
 
+/// What takes the cookie back.
+pub(super) const NO_COOKIE: &str = "_txseq=; Path=/; Max-Age=0";
+
 /// What a session has seen, checked against the cluster as it is.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Session {

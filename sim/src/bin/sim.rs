@@ -18,11 +18,11 @@ use base_ha_sim::points;
 use base_ha_sim::report::REQUIRED;
 use base_ha_sim::shell::{self, plan::ShellPlan};
 use base_ha_sim::shrink::Shrinker;
+use base_ha_sim::spread::spread;
 use base_ha_sim::trace::TraceMode;
 use clap::Parser;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Deterministic simulation of base-ha's core.
@@ -372,26 +372,15 @@ fn soak(from: u64, threads: usize) -> ExitCode {
 /// thread, all of what happened comes before it.
 fn hashes(from: u64, runs: u64, arguments: &Arguments, run: impl Fn(u64, TraceMode) -> Outcome + Sync) -> ExitCode {
     let mode = mode(arguments);
-    let next = AtomicU64::new(0);
-    let threads = if arguments.trace { 1 } else { arguments.threads.max(1) };
-    let work = || {
-        let mut lines = Vec::new();
-        loop {
-            let n = next.fetch_add(1, Ordering::Relaxed);
-            if n >= runs {
-                return lines;
-            }
-            let seed = if arguments.backwards { from + runs - 1 - n } else { from + n };
-            lines.push(match run(seed, mode) {
-                Outcome::Held(report) => (seed, format!("{:016x} of {} lines", report.trace.0, report.trace.1)),
-                Outcome::Failed(failure) => (seed, format!("{failure:?}")),
-            });
-        }
-    };
-    let mut lines: Vec<(u64, String)> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().flat_map(|w| w.join().expect("a worker catches its runs' panics")).collect()
-    });
+    let threads = if arguments.trace { 1 } else { arguments.threads };
+    let mut lines = spread(runs, threads, None, |lines: &mut Vec<(u64, String)>, n| {
+        let seed = if arguments.backwards { from + runs - 1 - n } else { from + n };
+        lines.push(match run(seed, mode) {
+            Outcome::Held(report) => (seed, format!("{:016x} of {} lines", report.trace.0, report.trace.1)),
+            Outcome::Failed(failure) => (seed, format!("{failure:?}")),
+        });
+    })
+    .concat();
     lines.sort();
     for (seed, line) in lines {
         println!("{seed} {line}");

@@ -4,7 +4,7 @@
 //! cluster could survive: disks are wiped only while the rest holds a quorum.
 
 use super::strike::Strike;
-use super::{Cluster, Event};
+use super::{Cluster, Disk, Event};
 use crate::clock::TrueTime;
 use crate::plan::{Fault, Moment, Target};
 use crate::report::Failure;
@@ -275,8 +275,7 @@ impl Cluster {
                     self.hosts.iter().enumerate().any(|(other, machine)| {
                         other != host
                             && machine.id == *id
-                            && machine.disk.hard.incarnation == *incarnation
-                            && machine.amnesiac != Some(*incarnation)
+                            && machine.keeps(*incarnation)
                             && !machine.disk.is_rotten()
                             && !machine.retired
                     })
@@ -299,15 +298,12 @@ impl Cluster {
             && self.data_is_elsewhere(host)
     }
 
-    /// Whether another machine than this one has whole data: a log that begins
-    /// after the end of what a machine has applied does not bring it back, and
-    /// witnesses have none.
+    /// Whether another machine than this one has whole data; witnesses have none.
     fn data_is_elsewhere(&self, host: usize) -> bool {
         self.hosts.iter().enumerate().any(|(other, machine)| {
-            let disk = &machine.disk;
-            let voter = self.membership.as_ref().is_some_and(|(_, m)| m.is_voter(&machine.id, disk.hard.incarnation));
-            let whole = disk.data.membership.is_some() && disk.data.applied.seq >= disk.log.base.seq;
-            other != host && !machine.config.witness && !machine.retired && voter && whole
+            let incarnation = machine.disk.hard.incarnation;
+            let voter = self.membership.as_ref().is_some_and(|(_, m)| m.is_voter(&machine.id, incarnation));
+            other != host && !machine.config.witness && !machine.retired && voter && machine.disk.data_is_whole()
         })
     }
 
@@ -348,10 +344,10 @@ impl Cluster {
     }
 
     /// Every fault ends for a bare majority of the voters, chosen at random; the
-    /// others stay as they are, and are cut off. Says how large that majority is, if there is one
-    /// that can be asked to go on by itself: whole disks, nothing ill, the
-    /// membership settled, and no witness with a log that begins after the end
-    /// of what stores data.
+    /// others stay as they are, and are cut off. Says how large that majority is,
+    /// if there is one that can be asked to go on by itself: whole disks, nothing
+    /// ill, the membership settled, and no witness with a log that begins after
+    /// the end of what stores data.
     pub(crate) fn heal_core(&mut self) -> Result<Option<usize>, Failure> {
         self.end_faults();
         let Some(core) = self.draw_core() else {
@@ -376,9 +372,7 @@ impl Cluster {
         let mut voters: Vec<usize> = (membership.voters().filter_map(|m| m.identity.as_ref()))
             .filter_map(|(id, incarnation)| {
                 let host = self.host_named(id, *incarnation)?;
-                let machine = &self.hosts[host];
-                let whole = machine.disk.hard.incarnation == *incarnation && machine.amnesiac != Some(*incarnation);
-                whole.then_some(host)
+                self.hosts[host].keeps(*incarnation).then_some(host)
             })
             .collect();
         let mut core = Vec::new();
@@ -391,7 +385,7 @@ impl Cluster {
         let disks = || core.iter().map(|host| (&self.hosts[*host].config, &self.hosts[*host].disk));
         let data = || disks().filter(|(config, _)| !config.witness).map(|(_, disk)| disk);
         let shortest = data().map(|disk| disk.log.last().seq).min()?;
-        let sound = data().all(|d| d.data.membership.is_some() && d.data.applied.seq >= d.log.base.seq)
+        let sound = data().all(Disk::data_is_whole)
             && disks().all(|(config, disk)| !config.witness || disk.log.base.seq <= shortest);
         sound.then_some(core)
     }

@@ -51,9 +51,7 @@ impl Cluster {
             m.identity.as_ref().and_then(|(id, n)| self.host_named(id, *n).map(|host| (host, n))).is_some_and(
                 |(host, n)| {
                     let machine = &self.hosts[host];
-                    let disk = &machine.disk;
-                    let lost = machine.amnesiac == Some(*n);
-                    disk.hard.incarnation == *n && !lost && (m.role != Role::Voter || disk.data.membership.is_some())
+                    machine.keeps(*n) && (m.role != Role::Voter || machine.disk.data.membership.is_some())
                 },
             )
         });

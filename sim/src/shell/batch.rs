@@ -9,11 +9,11 @@ use super::run;
 use crate::batch::{Batch, Outcome};
 use crate::clock::TrueTime;
 use crate::report::Failure;
+use crate::spread::spread;
 use crate::trace::TraceMode;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// What every batch of a few hundred seeds must have seen.
@@ -99,21 +99,7 @@ pub fn run_caught(plan: &ShellPlan, mode: TraceMode, mutant: Option<Mutant>) -> 
 /// Runs the seeds from `from` on, on so many threads.
 pub fn run(from: u64, runs: u64, threads: usize) -> Batch {
     let started = Instant::now();
-    let next = AtomicU64::new(0);
-    let parts: Vec<Batch> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(|| work(from, runs, &next))).collect();
-        workers.into_iter().map(|w| w.join().expect("a worker catches its runs' panics")).collect()
-    });
-    Batch::merge(parts, started.elapsed())
-}
-
-fn work(from: u64, runs: u64, next: &AtomicU64) -> Batch {
-    let mut batch = Batch::default();
-    loop {
-        let n = next.fetch_add(1, Ordering::Relaxed);
-        if n >= runs {
-            return batch;
-        }
+    let parts = spread(runs, threads, None, |batch: &mut Batch, n| {
         let seed = from + n;
         let outcome = run_caught(&ShellPlan::from_seed(seed), TraceMode::Off, None);
         if let Outcome::Failed(detail) = &outcome {
@@ -121,5 +107,6 @@ fn work(from: u64, runs: u64, next: &AtomicU64) -> Batch {
             eprintln!("seed {seed}: {detail}");
         }
         batch.take(seed, outcome);
-    }
+    });
+    Batch::merge(parts, started.elapsed())
 }

@@ -7,6 +7,7 @@
 use super::batch;
 use super::plan::ShellPlan;
 use crate::batch::Outcome;
+use crate::spread::spread;
 use crate::trace::TraceMode;
 use std::fmt::Write;
 
@@ -45,26 +46,17 @@ type Row = (usize, Option<(u64, String)>);
 pub fn hunt(from: u64, runs: u64, threads: usize) -> (String, bool) {
     let mut text = String::new();
     let mut all = true;
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    let rows: Vec<Vec<Row>> = std::thread::scope(|scope| {
-        let work = || {
-            let mut rows = Vec::new();
-            loop {
-                let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                let Some(mutant) = ALL.get(at) else { return rows };
-                let caught = (from..from + runs).find_map(|seed| {
-                    match batch::run_caught(&ShellPlan::from_seed(seed), TraceMode::Off, Some(*mutant)) {
-                        Outcome::Held(_) => None,
-                        Outcome::Failed(failure) => Some((seed, failure.to_string())),
-                    }
-                });
-                rows.push((at, caught));
+    let mut rows = spread(ALL.len() as u64, threads, None, |rows: &mut Vec<Row>, n| {
+        let at = n as usize;
+        let caught = (from..from + runs).find_map(|seed| {
+            match batch::run_caught(&ShellPlan::from_seed(seed), TraceMode::Off, Some(ALL[at])) {
+                Outcome::Held(_) => None,
+                Outcome::Failed(failure) => Some((seed, failure.to_string())),
             }
-        };
-        let workers: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().map(|w| w.join().expect("a run's panics are caught")).collect()
-    });
-    let mut rows: Vec<_> = rows.into_iter().flatten().collect();
+        });
+        rows.push((at, caught));
+    })
+    .concat();
     rows.sort_by_key(|(at, _)| *at);
     for (at, caught) in rows {
         let name = format!("{:?}", ALL[at]);

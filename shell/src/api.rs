@@ -397,10 +397,10 @@ pub enum NodeEvent {
         /// How it ended.
         reply: oneshot::Sender<AdminOutcome>,
     },
-    /// Tell me everything.
-    Status {
-        /// The answer.
-        reply: oneshot::Sender<Box<Status>>,
+    /// Publish the whole view anew.
+    Renew {
+        /// Told once it is published.
+        reply: oneshot::Sender<()>,
     },
     /// A snapshot was installed, or not: passed to the core as it is.
     Core(Box<Input>),

@@ -8,7 +8,7 @@ use crate::env::{Env, WorkerHandle};
 use crate::http::{PeerEndpoint, Sql, State};
 use crate::metrics::Stats;
 use base_ha_core::ids::Seq;
-use base_ha_core::io::{AdminCommand, AdminOutcome, Refusal, Status};
+use base_ha_core::io::{AdminCommand, AdminOutcome, Refusal};
 use base_ha_core::position::Position;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -84,13 +84,13 @@ impl NodeHandle {
         answer.await.map_err(|_| Gone)
     }
 
-    /// Asks for everything there is to know.
+    /// Has the whole view published anew, of one moment from now on.
     ///
     /// # Errors
     /// [`Gone`] if the loop has ended.
-    pub async fn status(&self) -> Result<Box<Status>, Gone> {
+    pub async fn renew(&self) -> Result<(), Gone> {
         let (reply, answer) = oneshot::channel();
-        self.tell(NodeEvent::Status { reply })?;
+        self.tell(NodeEvent::Renew { reply })?;
         answer.await.map_err(|_| Gone)
     }
 }

@@ -20,7 +20,7 @@
 mod alarm;
 pub mod apply;
 mod carry;
-pub mod event;
+mod event;
 mod fetch;
 pub mod health;
 pub mod publish;
@@ -43,6 +43,7 @@ use base_ha_core::io::{AdminOutcome, Boot, CallId, Input, Outbox, Refusal, Store
 use base_ha_core::node::Node;
 use base_ha_core::position::Position;
 use base_ha_core::time::{MonoTime, Now};
+use event::Reporter;
 pub use fetch::{FetchOrder, PauseApply, installed_input};
 use health::Health;
 use publish::Publisher;
@@ -132,6 +133,7 @@ pub struct Driver<E: Env, B: Bus> {
     pump: ApplyPump,
     health: Health,
     publisher: Publisher,
+    reporter: Reporter,
     upkeep: Upkeep,
     calls: BTreeMap<CallId, Call>,
     call_next: CallId,
@@ -173,6 +175,7 @@ impl<E: Env, B: Bus> Driver<E, B> {
             pump: ApplyPump::new(applied.seq),
             health: Health::default(),
             publisher: Publisher::new(view, config.core.heartbeat),
+            reporter: Reporter::default(),
             upkeep,
             calls: BTreeMap::new(),
             call_next: 1,
@@ -305,10 +308,7 @@ impl<E: Env, B: Bus> Driver<E, B> {
                 let id = self.new_call(Call::Admin(reply));
                 self.step(now, Input::Admin { id, command });
             }
-            NodeEvent::Status { reply } => {
-                // Whoever asked may have gone: nobody is missed.
-                let _ = reply.send(Box::new(self.node.status(now)));
-            }
+            NodeEvent::Renew { reply } => self.publisher.renew_for(reply),
             NodeEvent::Core(input) => self.on_core(now, *input),
             NodeEvent::Fatal(reason) => self.fatal(reason),
             NodeEvent::Shutdown => {

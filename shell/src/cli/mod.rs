@@ -173,8 +173,13 @@ fn fail(problem: &str) -> ExitCode {
 fn error_text(answer: &Answer) -> String {
     let body = answer.json();
     let code = body["code"].as_str().unwrap_or("no code");
+    // What the node says of a header is of no use to who types flags.
+    let mend = match answer.status {
+        401 => "\n    mend: name the cluster's token by --token-file, --token, BASE_TOKEN_FILE or BASE_TOKEN",
+        _ => "",
+    };
     match body["message"].as_str() {
-        Some(message) => format!("{message} ({code}, HTTP {})", answer.status),
+        Some(message) => format!("{message} ({code}, HTTP {}){mend}", answer.status),
         None => format!("HTTP {}: {}", answer.status, answer.text().trim()),
     }
 }

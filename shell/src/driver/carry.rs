@@ -4,7 +4,7 @@
 //! is ordered is the core's business, when the loop's.
 
 use super::fetch::{FetchOrder, PauseApply};
-use super::{Call, Driver, Ended, Task, apply, event, upkeep};
+use super::{Call, Driver, Ended, Task, apply, upkeep};
 use crate::api::{LogJob, StoreJob};
 use crate::bus::Bus;
 use crate::env::{Env, WorkerHandle};
@@ -80,7 +80,7 @@ impl<E: Env, B: Bus> Driver<E, B> {
                 if matches!(event, Event::MembershipChanged { .. }) {
                     self.publisher.renew();
                 }
-                event::report(&self.id, now, &event, &self.stats.peer);
+                self.reporter.report(&self.id, now, &event, &self.stats.peer);
             }
             Output::Stopped => self.ended = Some(Ended::Stopped),
         }

@@ -6,10 +6,35 @@
 use crate::metrics::PeerStats;
 use base_ha_core::ids::NodeId;
 use base_ha_core::io::Event;
-use base_ha_core::time::Now;
+use base_ha_core::time::{MonoTime, Now};
+use std::time::Duration;
 
-/// Logs and counts one event.
-pub fn report(node: &NodeId, now: Now, event: &Event, stats: &PeerStats) {
+/// How often what lasts is said again.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Logs and counts.
+#[derive(Default)]
+pub(super) struct Reporter {
+    /// When it was last said that nobody knows whose content is right. The core
+    /// finds it anew with every report of a follower.
+    undecided: Option<MonoTime>,
+}
+
+impl Reporter {
+    /// Logs and counts one event.
+    pub(super) fn report(&mut self, node: &NodeId, now: Now, event: &Event, stats: &PeerStats) {
+        if let Event::DivergedWithoutMajority { .. } = event {
+            stats.divergences.add(1);
+            if self.undecided.is_some_and(|said| now.mono.since(said) < AGAIN) {
+                return;
+            }
+            self.undecided = Some(now.mono);
+        }
+        report(node, now, event, stats);
+    }
+}
+
+fn report(node: &NodeId, now: Now, event: &Event, stats: &PeerStats) {
     let at = now.mono;
     match event {
         Event::Joined { cluster } => tracing::info!(%node, ?at, %cluster, "in a cluster"),
@@ -53,7 +78,6 @@ pub fn report(node: &NodeId, now: Now, event: &Event, stats: &PeerStats) {
             tracing::error!(%node, ?at, %whose, seq = seq.0, "content differs from the majority's");
         }
         Event::DivergedWithoutMajority { at: seq } => {
-            stats.divergences.add(1);
             tracing::error!(%node, ?at, seq = seq.0, "contents differ and no majority says which is right: nothing is re-seeded");
         }
         Event::PeerUp { id, up: true } => tracing::info!(%node, ?at, peer = %id, "peer is up"),
@@ -82,15 +106,30 @@ mod tests {
     #[test]
     fn what_an_operator_must_look_at_is_counted() {
         let (node, stats) = (NodeId::new("n").expect("legal"), PeerStats::default());
+        let mut reporter = Reporter::default();
         for event in [
             Event::Diverged { node: node.clone(), at: Seq(1) },
             Event::DivergedWithoutMajority { at: Seq(1) },
             Event::BecameWriter { term: Term(1) },
             Event::SteppedDown { term: Term(1), reason: StepDownReason::Unfit },
         ] {
-            report(&node, Now::default(), &event, &stats);
+            reporter.report(&node, Now::default(), &event, &stats);
         }
         let counted = (stats.divergences.get(), stats.elections_won.get(), stats.stepped_down.get());
         assert_eq!(counted, (2, 1, 1));
+    }
+
+    #[test]
+    fn what_lasts_is_counted_each_time_and_said_once_a_minute() {
+        let (node, stats, mut reporter) = (NodeId::new("n").expect("legal"), PeerStats::default(), Reporter::default());
+        let mut said = Vec::new();
+        for seconds in [0, 1, 59, 60, 61] {
+            let now = Now { mono: MonoTime(seconds * 1_000_000_000), ..Now::default() };
+            reporter.report(&node, now, &Event::DivergedWithoutMajority { at: Seq(1) }, &stats);
+            if reporter.undecided == Some(now.mono) {
+                said.push(seconds);
+            }
+        }
+        assert_eq!((said, stats.divergences.get()), (vec![0, 60], 5));
     }
 }

@@ -10,7 +10,7 @@ use base_ha_core::node::Node;
 use base_ha_core::time::{MonoTime, Now};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// Publishes the view.
 pub struct Publisher {
@@ -19,6 +19,8 @@ pub struct Publisher {
     changed: bool,
     /// The pin moved: people and readiness want the whole status now.
     wants_status: bool,
+    /// Who waits for the next status.
+    waiting: Vec<oneshot::Sender<()>>,
     interval: Duration,
     due: MonoTime,
 }
@@ -27,7 +29,8 @@ impl Publisher {
     /// Publishes to `sender`; the status is renewed once a heartbeat.
     pub fn new(sender: watch::Sender<Arc<View>>, heartbeat: Duration) -> Self {
         let view = View::default();
-        Self { sender, view, changed: true, wants_status: true, interval: heartbeat, due: MonoTime(0) }
+        let due = MonoTime(0);
+        Self { sender, view, changed: true, wants_status: true, waiting: Vec::new(), interval: heartbeat, due }
     }
 
     /// Who writes, as last told.
@@ -45,6 +48,12 @@ impl Publisher {
     /// The status says something else from now on.
     pub fn renew(&mut self) {
         self.wants_status = true;
+    }
+
+    /// As [`Publisher::renew`], for somebody who waits for it.
+    pub fn renew_for(&mut self, reply: oneshot::Sender<()>) {
+        self.wants_status = true;
+        self.waiting.push(reply);
     }
 
     /// Everything up to here is committed.
@@ -80,6 +89,10 @@ impl Publisher {
         if renew || std::mem::take(&mut self.changed) {
             self.changed = false;
             self.sender.send_replace(Arc::new(self.view.clone()));
+        }
+        for reply in self.waiting.drain(..) {
+            // Whoever asked may have gone: nobody is missed.
+            let _ = reply.send(());
         }
         renew
     }

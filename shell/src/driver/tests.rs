@@ -10,7 +10,7 @@ use crate::env::WorkerHandle;
 use crate::env::real::RealEnv;
 use crate::metrics::Stats;
 use base_ha_core::ids::{BootNonce, ClusterId, ContentHash, NodeId, Seq, Url};
-use base_ha_core::io::{Boot, Input, Record, Recovered, Refusal, Route};
+use base_ha_core::io::{Boot, Input, Record, Recovered, Refusal, Route, Status};
 use base_ha_core::message::Envelope;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -116,6 +116,12 @@ impl Alone {
         timeout(PATIENCE, wait).await.expect("in time").expect("alive");
     }
 
+    /// As a turn that begins after this call leaves it.
+    async fn status(&self) -> Arc<Status> {
+        self.node.renew().await.expect("alive");
+        self.view.borrow().status.clone().expect("published")
+    }
+
     async fn ended(self) -> Ended {
         timeout(PATIENCE, self.task).await.expect("in time").expect("no panic")
     }
@@ -126,7 +132,7 @@ async fn a_sole_voter_founds_its_cluster_and_answers() {
     let mut alone = alone();
     alone.writable().await;
     let at = alone.node.read_index().await.expect("a writer");
-    let status = alone.node.status().await.expect("alive");
+    let status = alone.status().await;
     assert!(status.commit >= at && at > Seq(0));
     assert_eq!(alone.bus.0.lock().expect("fine").last(), Some(&status.cluster), "the bus knows the cluster");
     assert_ne!(status.cluster, ClusterId::NONE);
@@ -170,7 +176,7 @@ async fn a_failed_snapshot_is_counted() {
     let mut alone = alone();
     alone.writable().await;
     alone.node.tell(NodeEvent::Core(Box::new(Input::SnapshotFailed))).expect("alive");
-    alone.node.status().await.expect("alive");
+    alone.status().await;
     assert_eq!(alone.stats.peer.snapshots_failed.get(), 1);
 }
 
@@ -179,15 +185,15 @@ async fn apply_goes_on_after_a_pause_that_came_to_nothing() {
     let mut alone = alone();
     alone.writable().await;
     alone.pause.pause().await.expect("alive");
-    let before = alone.node.status().await.expect("alive").applied;
+    let before = alone.status().await.applied;
     let payloads = vec![bytes::Bytes::from_static(b"x")];
     alone.node.tell(NodeEvent::Propose { id: 1, payloads }).expect("alive");
     let committed = alone.view.wait_for(|view| view.commit > before);
     timeout(PATIENCE, committed).await.expect("in time").expect("alive");
-    assert_eq!(alone.node.status().await.expect("alive").applied, before, "paused");
+    assert_eq!(alone.status().await.applied, before, "paused");
     alone.pause.resume();
     let applied = async {
-        while alone.node.status().await.expect("alive").applied == before {
+        while alone.status().await.applied == before {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
@@ -222,7 +228,7 @@ async fn a_disk_is_full_until_both_have_room() {
     use base_ha_core::io::{StoreHealth, Unfit};
     let mut alone = alone();
     alone.writable().await;
-    let unfit = async |alone: &Alone| alone.node.status().await.expect("alive").unfit;
+    let unfit = async |alone: &Alone| alone.status().await.unfit.clone();
     let tell = |alone: &Alone, event| alone.node.tell(event).expect("alive");
     tell(&alone, NodeEvent::Health(Organ::Store, StoreHealth::Full));
     tell(&alone, NodeEvent::Health(Organ::Log, StoreHealth::Full));

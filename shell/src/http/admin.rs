@@ -145,7 +145,9 @@ fn about(command: &AdminCommand) -> String {
 
 /// The version of the membership now; 0 if this node is about to end.
 async fn version<E: Env>(conn: &Conn<E>) -> u64 {
-    conn.app.node.status().await.map_or(0, |status| status.membership.version.0)
+    let renewed = conn.app.node.renew().await;
+    let view = conn.app.view.borrow().clone();
+    renewed.ok().and(view.status.as_ref()).map_or(0, |status| status.membership.version.0)
 }
 
 fn unknown(why: &str) -> ApiError {

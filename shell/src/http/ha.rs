@@ -9,6 +9,7 @@ use super::health::{self, Reason};
 use super::respond::{self, Answer, Body, LEADER, TERM, rfc3339};
 use super::server::Conn;
 use crate::api::View;
+use crate::app::Gone;
 use crate::env::Env;
 use crate::error::ApiError;
 use base_ha_core::ids::{NodeId, Seq, Url};
@@ -41,6 +42,15 @@ async fn fresh<E: Env>(conn: &Conn<E>) -> Arc<View> {
         let _newer = timeout(lease, views.wait_for(|view| !old(view))).await;
     }
     views.borrow_and_update().clone()
+}
+
+/// The picture, made now: every figure of it is of one moment. If the node loop
+/// stands still for a heartbeat, the last one, whose age tells.
+async fn renewed<E: Env>(conn: &Conn<E>) -> Arc<View> {
+    match timeout(conn.app.config.core.heartbeat, conn.app.node.renew()).await {
+        Ok(Ok(())) => conn.app.view.borrow().clone(),
+        Ok(Err(Gone)) | Err(_) => fresh(conn).await,
+    }
 }
 
 /// `GET /_ha/leader`.
@@ -163,10 +173,11 @@ fn member(member: &Member) -> Value {
 ///
 /// `state` is `ready`, or the code of the first reason why not (as `/readyz`
 /// lists them). Positions are entry numbers; `lag` is in entries; `age_ms` is
-/// how old the picture is.
+/// how old the picture is: 0 unless the node loop stands still. What is said of
+/// other members is what they last reported.
 pub(crate) async fn status<E: Env>(conn: &Conn<E>) -> Response<Body> {
     let app = &conn.app;
-    let view = fresh(conn).await;
+    let view = renewed(conn).await;
     let (now, applied) = (app.env.now(), app.applied.borrow().seq);
     let reasons = health::reasons(&view, applied, &app.config.core, now.mono);
     let writer = view.pin.writer.as_ref();

@@ -202,6 +202,30 @@ async fn status(address: &str) -> Value {
     serde_json::from_str(&body).unwrap_or(Value::String(body))
 }
 
+/// Every figure of a status is of one moment, and of after the question: what was
+/// answered is in the log that it tells of.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_is_of_now() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let addresses = addresses(1).await;
+    let mut node = start(config(0, &addresses, dir.path()));
+    node.ready().await;
+    assert_eq!(sql(&addresses[0], "/query", "CREATE TABLE t(a)").await.0, 200);
+    let mut before = status(&addresses[0]).await["commit"].as_u64().expect("a number");
+    for n in 0..20 {
+        assert_eq!(sql(&addresses[0], "/query", &format!("INSERT INTO t VALUES ({n})")).await.0, 200);
+        let said = status(&addresses[0]).await;
+        let at = said["commit"].as_u64().expect("a number");
+        assert_eq!(at, before + 1, "{said}");
+        let member = &said["members"][0];
+        for same in [&said["log"]["last"], &said["applied"], &member["last"], &member["applied"]] {
+            assert_eq!(same.as_u64(), Some(at), "{said}");
+        }
+        before = at;
+    }
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_disk_under_an_old_name_gets_a_snapshot_where_the_log_is_gone() {
     let dir = tempfile::tempdir().expect("a directory");

@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,7 +20,7 @@ pub const SQL_LENGTH_MAX: i32 = 1_000_000;
 
 /// What to do with an action that SQLite asks about while it compiles (or, for
 /// `pragma_*()` tables, runs) a user's statement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ruling {
     /// It may.
     Allow,
@@ -28,7 +29,7 @@ pub enum Ruling {
     /// It may, and it writes: a pragma that SQLite may call a read.
     PragmaWrite,
     /// It may not, for this reason.
-    Deny(&'static str),
+    Deny(Cow<'static, str>),
 }
 
 /// Rules on one action. The writer's authorizer asks this as well.
@@ -38,9 +39,9 @@ pub fn rule(context: &AuthContext<'_>) -> Ruling {
     const TRANSACTION: &str = "send the statements of a transaction as one array; BEGIN, COMMIT, ROLLBACK, SAVEPOINT and RELEASE are not available";
     match context.action {
         AuthAction::Attach { .. } | AuthAction::Detach { .. } => {
-            Ruling::Deny("ATTACH, DETACH and VACUUM are not available")
+            Ruling::Deny("ATTACH, DETACH and VACUUM are not available".into())
         }
-        AuthAction::Transaction { .. } | AuthAction::Savepoint { .. } => Ruling::Deny(TRANSACTION),
+        AuthAction::Transaction { .. } | AuthAction::Savepoint { .. } => Ruling::Deny(TRANSACTION.into()),
         AuthAction::CreateTempIndex { .. }
         | AuthAction::CreateTempTable { .. }
         | AuthAction::CreateTempTrigger { .. }
@@ -48,18 +49,18 @@ pub fn rule(context: &AuthContext<'_>) -> Ruling {
         | AuthAction::DropTempIndex { .. }
         | AuthAction::DropTempTable { .. }
         | AuthAction::DropTempTrigger { .. }
-        | AuthAction::DropTempView { .. } => Ruling::Deny(TEMP),
-        AuthAction::CreateVtable { .. } if context.database_name == Some("temp") => Ruling::Deny(TEMP),
+        | AuthAction::DropTempView { .. } => Ruling::Deny(TEMP.into()),
+        AuthAction::CreateVtable { .. } if context.database_name == Some("temp") => Ruling::Deny(TEMP.into()),
         AuthAction::Pragma { pragma_name, pragma_value } => match pragma(pragma_name, pragma_value) {
             Pragma::Tells => Ruling::PragmaRead,
             Pragma::Sets => Ruling::PragmaWrite,
-            Pragma::AboutOwn => Ruling::Deny(OWN),
-            Pragma::Unavailable => Ruling::Deny("this PRAGMA is not available"),
+            Pragma::AboutOwn => Ruling::Deny(OWN.into()),
+            Pragma::Unavailable => Ruling::Deny(unavailable(pragma_name, pragma_value).into()),
         },
         AuthAction::Function { function_name } => {
             let denied = ["load_extension", "fts3_tokenizer"];
             if denied.iter().any(|name| name.eq_ignore_ascii_case(function_name)) {
-                Ruling::Deny("load_extension() and fts3_tokenizer() are not available")
+                Ruling::Deny("load_extension() and fts3_tokenizer() are not available".into())
             } else {
                 Ruling::Allow
             }
@@ -76,7 +77,7 @@ pub fn rule(context: &AuthContext<'_>) -> Ruling {
         | AuthAction::CreateView { view_name: name }
         | AuthAction::DropView { view_name: name } => {
             if is_own(name) {
-                Ruling::Deny(OWN)
+                Ruling::Deny(OWN.into())
             } else {
                 Ruling::Allow
             }
@@ -86,7 +87,7 @@ pub fn rule(context: &AuthContext<'_>) -> Ruling {
         | AuthAction::CreateTrigger { trigger_name: name, table_name }
         | AuthAction::DropTrigger { trigger_name: name, table_name } => {
             if is_own(name) || is_own(table_name) {
-                Ruling::Deny(OWN)
+                Ruling::Deny(OWN.into())
             } else {
                 Ruling::Allow
             }
@@ -96,7 +97,7 @@ pub fn rule(context: &AuthContext<'_>) -> Ruling {
         AuthAction::Analyze { .. } | AuthAction::Reindex { .. } => Ruling::Allow,
         AuthAction::Select | AuthAction::Recursive => Ruling::Allow,
         // An action that this library does not know is one nobody has judged.
-        _ => Ruling::Deny("this action of SQLite is not known here"),
+        _ => Ruling::Deny("this action of SQLite is not known here".into()),
     }
 }
 
@@ -168,6 +169,19 @@ pub(super) fn pragma(name: &str, value: Option<&str>) -> Pragma {
     }
 }
 
+/// Why a pragma is refused, by its name: a script that sets five at once is told
+/// which one.
+fn unavailable(name: &str, value: Option<&str>) -> String {
+    let known = |list: &[&str]| list.iter().any(|known| known.eq_ignore_ascii_case(name));
+    if value.is_some() && known(&PRAGMAS_ASKING) {
+        return format!("PRAGMA {name} can be asked and not set: this setting is the node's");
+    }
+    if value.is_none() && known(&PRAGMAS_SETTING) {
+        return format!("PRAGMA {name} can be set and not asked");
+    }
+    format!("PRAGMA {name} is not available")
+}
+
 /// The settings of every connection that runs users' SQL.
 ///
 /// # Errors
@@ -225,7 +239,7 @@ pub struct Gate {
     /// The node's own statement is being compiled or run.
     open: AtomicBool,
     seen: AtomicU8,
-    denied: Mutex<Option<&'static str>>,
+    denied: Mutex<Option<Cow<'static, str>>>,
 }
 
 impl Gate {

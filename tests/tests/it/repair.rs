@@ -285,9 +285,20 @@ fn a_foreign_write_is_noticed() {
 /// A full disk stops writes, not reads; the rest of the cluster goes on.
 #[test]
 fn a_full_disk_is_survived() {
-    let name = "a_full_disk_is_survived";
+    full_disk("a_full_disk_is_survived", 2);
+}
+
+/// As above, where it is the writer's: somebody else writes until there is space
+/// again, then the lowest name does.
+#[test]
+fn a_writer_with_a_full_disk_hands_over() {
+    full_disk("a_writer_with_a_full_disk_hands_over", 0);
+}
+
+/// Writes more than node `full` has room for.
+fn full_disk(name: &str, full: usize) {
     let mut cluster = Cluster::new(3);
-    let small = cluster[2].dir.clone();
+    let small = cluster[full].dir.clone();
     fs::create_dir_all(&small).expect("a directory");
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(&small).output();
     if !mounted.is_ok_and(|output| output.status.success()) {
@@ -295,6 +306,7 @@ fn a_full_disk_is_survived() {
     }
     let _unmount = Unmount(&small);
     cluster.start_all();
+    assert_eq!(cluster.wait_writer(), 0, "the lowest name writes");
     cluster[0].sql("CREATE TABLE t(n INTEGER PRIMARY KEY, x BLOB)");
     for n in 0..60 {
         let body = json!({"sql": "INSERT INTO t VALUES(?1, randomblob(200000))", "params": [n]});
@@ -304,18 +316,23 @@ fn a_full_disk_is_survived() {
             holds(matches!(answer.status, 200 | 409), answer.text())
         });
     }
-    assert_eq!(cluster[0].sql("SELECT count(*) FROM t")["rows"], json!([[60]]));
+    let others: Vec<usize> = (0..3).filter(|n| *n != full).collect();
+    for &n in &others {
+        assert_eq!(cluster[n].sql("SELECT count(*) FROM t")["rows"], json!([[60]]));
+    }
     // 12 MB went into a cluster of which one node has 8 MB: that node says so,
     // answers from what it has, and does not pretend.
     eventually("the full node says so", || {
-        let view = cluster[2].status()?;
+        let view = cluster[full].status()?;
         holds(view.reasons.iter().any(|why| why.contains("full")), format!("{:?}", view.reasons))
     });
-    let behind = cluster[2].local_rows("SELECT count(*) FROM t").expect("reads go on");
+    let behind = cluster[full].local_rows("SELECT count(*) FROM t").expect("reads go on");
     assert!(behind[0][0].as_u64().is_some_and(|n| n < 60), "8 MB hold no 12 MB: {behind}");
+    cluster.wait_writer_among(&others);
     let enlarged = Command::new("mount").args(["-o", "remount,size=128m"]).arg(&small).status().expect("mount");
     assert!(enlarged.success());
     assert_eq!(cluster.converged("SELECT count(*) FROM t"), json!([[60]]), "with space it goes on by itself");
+    cluster.wait_writer_among(&[0]);
     for node in cluster.nodes_mut() {
         node.kill();
     }

@@ -302,11 +302,18 @@ fn node_loop(
                 NodeEvent::ReadIndex { reply } => {
                     let _ = reply.send(read_index.lock().unwrap().clone());
                 }
-                NodeEvent::Status { reply } => {
-                    let status = view.borrow().status.as_ref().map(|status| Status::clone(status));
-                    if let Some(status) = status {
-                        let _ = reply.send(Box::new(status));
-                    }
+                // Whoever publishes here is the loop: it has answered once
+                // it has said something of now.
+                NodeEvent::Renew { reply } => {
+                    let mut views = view.clone();
+                    tokio::spawn(async move {
+                        let is_new = |view: &Arc<View>| {
+                            view.status.is_none() || RealEnv.now().mono.since(view.taken) < Duration::from_secs(30)
+                        };
+                        if views.wait_for(is_new).await.is_ok() {
+                            let _ = reply.send(());
+                        }
+                    });
                 }
                 NodeEvent::Admin { command, reply } => {
                     orders.lock().unwrap().push(command);

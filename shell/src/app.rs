@@ -2,7 +2,7 @@
 //!
 //! Decides nothing; gives names to the channels.
 
-use crate::api::{NodeEvent, StoreJob, View};
+use crate::api::{LogJob, NodeEvent, StoreJob, View};
 use crate::config::Config;
 use crate::env::{Env, WorkerHandle};
 use crate::http::{PeerEndpoint, Sql, State};
@@ -28,6 +28,8 @@ pub struct App<E: Env> {
     pub node: NodeHandle,
     /// The store worker.
     pub store: WorkerHandle<StoreJob>,
+    /// The log worker, which change feeds read from.
+    pub log: WorkerHandle<LogJob>,
     /// Parses, classifies and runs reads on this node's data.
     pub sql: Arc<dyn Sql>,
     /// Answers peers: frames and snapshots.

@@ -175,6 +175,12 @@ pub struct HttpStats {
     pub unauthorized: Count,
     /// Requests that a page of another origin made a browser send.
     pub foreign: Count,
+    /// Open change feeds.
+    pub feeds: Level,
+    /// Transactions told by change feeds.
+    pub feed_transactions: Count,
+    /// Change feeds whose reader took nothing for too long.
+    pub feeds_cut: Count,
 }
 
 impl Default for HttpStats {
@@ -191,6 +197,9 @@ impl Default for HttpStats {
             reads_waiting: Level::default(),
             unauthorized: Count::default(),
             foreign: Count::default(),
+            feeds: Level::default(),
+            feed_transactions: Count::default(),
+            feeds_cut: Count::default(),
         }
     }
 }
@@ -341,6 +350,9 @@ impl Scrape {
         out.count("http_outcomes_unknown", "Writes answered with an unknown outcome", http.unknown.get())?;
         out.count("http_unauthorized", "Requests without the right credentials", http.unauthorized.get())?;
         out.count("http_foreign", "Requests refused as of another origin", http.foreign.get())?;
+        out.level("feeds", "Open change feeds", http.feeds.get())?;
+        out.count("feed_transactions", "Transactions told by change feeds", http.feed_transactions.get())?;
+        out.count("feeds_cut", "Change feeds cut off because their reader took nothing", http.feeds_cut.get())?;
         out.level("writes_waiting", "Writes handed to the store and not answered", http.writes_waiting.get())?;
         out.level("reads_waiting", "Reads that wait for a position", http.reads_waiting.get())
     }

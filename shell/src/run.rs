@@ -224,6 +224,7 @@ impl<E: Env> Running<E> {
             applied: given.as_ref().map_or(no_data, |g| g.applied.clone()),
             node: node.clone(),
             store: given.as_ref().map_or_else(|| WorkerHandle::new(Err), |g| g.worker.clone()),
+            log: log.clone(),
             sql: given.as_ref().map_or_else(|| Arc::new(NoData(nothing)) as Arc<dyn Sql>, |g| Arc::new(g.data.local())),
             peer: Arc::new(Peers { bus: bus.clone(), snapshots, home: home.handle().clone() }),
             http: http::State::new(dialler, &config, own_key),

@@ -42,4 +42,5 @@ mod answer;
 mod request;
 
 pub use answer::ResultWriter;
+pub(crate) use answer::{write_string, write_value};
 pub use request::{Parsed, parse_request};

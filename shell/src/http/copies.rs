@@ -43,6 +43,7 @@ pub(crate) async fn root<E: Env>(conn: &Conn<E>, request: &Request<Incoming>) ->
          GET  /readyz       whether this node is ready, and if not, why\n\
          GET  /metrics      for Prometheus\n\
          GET  /download     a consistent copy of the data\n\
+         GET  /_ha/changes  what was committed, as it is committed\n\
          POST /snapshot     a copy that this node keeps; GET sends the newest\n",
         core.id, core.url
     )))

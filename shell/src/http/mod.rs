@@ -16,6 +16,7 @@
 //! | `forward`, `replay`, `client` | passing a request on to the writer, once |
 //! | `ha`, `admin`, `health` | the cluster as seen from outside |
 //! | `copies`, `kept` | whole copies of the data, and those that stay |
+//! | `feed` | what was committed, as it is committed |
 //! | `respond`, `body` | answers and bodies |
 //! | `sql` | what this module asks of the store's readers |
 
@@ -23,6 +24,7 @@ mod admin;
 mod body;
 pub mod client;
 mod copies;
+mod feed;
 mod forward;
 mod guard;
 mod ha;
@@ -98,6 +100,8 @@ pub struct State<E: Env> {
     /// One permit a copy of the data being made: each costs a whole pass over
     /// the file, and disk space.
     copies: Arc<Semaphore>,
+    /// One permit a change feed.
+    feeds: Arc<Semaphore>,
 }
 
 impl<E: Env> State<E> {
@@ -105,6 +109,8 @@ impl<E: Env> State<E> {
     const WAITERS_MAX: usize = 1_024;
     /// Copies of the data that may be made at once.
     const COPIES_MAX: usize = 2;
+    /// Change feeds at once: each holds a batch of the log in memory.
+    const FEEDS_MAX: usize = 64;
 
     /// Derives keys and limits from the settings. `own_key` is the data
     /// directory's ([`token::own_key`]); it is used where a node is alone:
@@ -122,6 +128,7 @@ impl<E: Env> State<E> {
             writes: Arc::new(Semaphore::new(config.limits.write_queue_max)),
             waiters: Semaphore::new(Self::WAITERS_MAX),
             copies: Arc::new(Semaphore::new(Self::COPIES_MAX)),
+            feeds: Arc::new(Semaphore::new(Self::FEEDS_MAX)),
         }
     }
 }

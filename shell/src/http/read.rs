@@ -206,7 +206,7 @@ fn staleness<E: Env>(conn: &Conn<E>, view: &View, read: Seq) -> Option<Duration>
 }
 
 /// Whether this node may answer reads of that level at all.
-fn serves(view: &View, level: Level) -> Result<(), ApiError> {
+pub(super) fn serves(view: &View, level: Level) -> Result<(), ApiError> {
     let Some(status) = &view.status else { return Err(session::starting()) };
     // Without a membership nothing was ever applied here, and there is no
     // history that an answer's token could name.
@@ -236,7 +236,7 @@ fn serves(view: &View, level: Level) -> Result<(), ApiError> {
 /// # Errors
 /// 503 `overloaded` if too many wait already: a wait that a client can ask for
 /// at will must cost little.
-async fn reach<E: Env>(conn: &Conn<E>, seq: Seq, bound: Duration) -> Result<bool, ApiError> {
+pub(super) async fn reach<E: Env>(conn: &Conn<E>, seq: Seq, bound: Duration) -> Result<bool, ApiError> {
     let app = &conn.app;
     if app.applied.borrow().seq >= seq {
         return Ok(true);
@@ -253,7 +253,7 @@ async fn reach<E: Env>(conn: &Conn<E>, seq: Seq, bound: Duration) -> Result<bool
 
 /// 409: the writer, which has everything that was ever acknowledged, doesn't
 /// have this.
-fn ahead(seq: Seq) -> ApiError {
+pub(super) fn ahead(seq: Seq) -> ApiError {
     let text = format!("the session has seen position {seq}, which this cluster has not reached: start a new session");
     ApiError::new(409, "token_ahead", text).with_data(serde_json::json!({ "position": seq.0 }))
 }

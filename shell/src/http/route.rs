@@ -6,7 +6,7 @@
 use super::guard::{self, Needs};
 use super::respond::{self, Answer, Body};
 use super::server::Conn;
-use super::{admin, copies, ha, health, query};
+use super::{admin, copies, feed, ha, health, query};
 use crate::env::Env;
 use crate::error::ApiError;
 use hyper::body::Incoming;
@@ -52,6 +52,8 @@ pub enum Route {
     Snapshot,
     /// `/_ha/status`.
     Status,
+    /// `/_ha/changes`.
+    Changes,
     /// `/_ha/members`.
     Members,
     /// `/_ha/members/remove`.
@@ -70,7 +72,7 @@ pub enum Route {
 
 impl Route {
     /// All of them, in order.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Root,
         Self::Query,
         Self::Download,
@@ -87,6 +89,7 @@ impl Route {
         Self::Peer,
         Self::Snapshot,
         Self::Status,
+        Self::Changes,
         Self::Members,
         Self::MemberRemove,
         Self::Member,
@@ -116,6 +119,7 @@ impl Route {
                 Some("peer") => Self::Peer,
                 Some("snapshot") => Self::Snapshot,
                 Some("status") => Self::Status,
+                Some("changes") => Self::Changes,
                 Some("members") => Self::Members,
                 Some("members/remove") => Self::MemberRemove,
                 Some("transfer") => Self::Transfer,
@@ -149,6 +153,7 @@ impl Route {
             Self::Peer => "peer",
             Self::Snapshot => "snapshot",
             Self::Status => "status",
+            Self::Changes => "changes",
             Self::Members => "members",
             Self::MemberRemove => "member_remove",
             Self::Member => "member",
@@ -166,7 +171,7 @@ impl Route {
             Self::Query | Self::Heartbeat | Self::MemberUrl | Self::MemberRemove | Self::Transfer | Self::Stepdown => {
                 "POST, OPTIONS"
             }
-            Self::Download | Self::Peer => "GET, OPTIONS",
+            Self::Download | Self::Peer | Self::Changes => "GET, OPTIONS",
             Self::Healthz | Self::Readyz | Self::Metrics | Self::Leader | Self::Peers | Self::Status => {
                 "GET, HEAD, OPTIONS"
             }
@@ -247,6 +252,7 @@ async fn dispatch<E: Env>(conn: &Conn<E>, route: Route, mut request: Request<Inc
         (Route::Heartbeat, &Method::POST) => ha::heartbeat(conn, request).await,
         (Route::Replicate, &Method::GET | &Method::POST) => Err(ha::not_supported()),
         (Route::Status, _) if reads => Ok(ha::status(conn).await),
+        (Route::Changes, &Method::GET) => feed::answer(conn, &request).await,
         (Route::Members, &Method::GET) => Ok(ha::members(conn)),
         (Route::Peer, &Method::GET) => Ok(conn.app.peer.peer(request).await),
         (Route::Snapshot, &Method::GET) => Ok(conn.app.peer.snapshot(request).await),

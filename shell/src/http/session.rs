@@ -54,7 +54,15 @@ impl Session {
             Some(value) => Some(value.to_str().map_err(|_| bad("the session token is not text"))?),
             None => cookie(headers),
         };
-        let Some(text) = text else { return Ok(Self::default()) };
+        text.map_or(Ok(Self::default()), |text| Self::of(conn, text, view))
+    }
+
+    /// Reads a token, or a bare position.
+    ///
+    /// # Errors
+    /// As [`Session::read`].
+    pub(crate) fn of<E: Env>(conn: &Conn<E>, text: &str, view: &View) -> Result<Self, ApiError> {
+        let bad = |text: &str| ApiError::new(400, "bad_token", text);
         let token = match conn.app.http.tokens.open(text).map_err(|reason| bad(&reason.to_string()))? {
             Presented::Bare(seq) => return Ok(Self { at_least: seq, sealed: None }),
             Presented::Sealed(token) => token,

@@ -1,5 +1,6 @@
 //! Whole nodes in one process, over real sockets and disks.
 
+mod feed;
 mod metrics;
 
 use super::run;

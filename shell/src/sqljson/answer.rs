@@ -57,7 +57,7 @@ impl ResultWriter {
             if n > 0 {
                 self.buffer.push(b',');
             }
-            string(&mut self.buffer, column);
+            write_string(&mut self.buffer, column);
         }
         self.buffer.extend_from_slice(b"],\"rows\":[");
         self.rows = Some(0);
@@ -78,7 +78,7 @@ impl ResultWriter {
             if n > 0 {
                 self.buffer.push(b',');
             }
-            value(&mut self.buffer, row.get_ref(n).map_err(|e| sqlerror::api_error(&e))?);
+            write_value(&mut self.buffer, row.get_ref(n).map_err(|e| sqlerror::api_error(&e))?);
             self.check_size()?;
         }
         self.buffer.push(b']');
@@ -98,7 +98,7 @@ impl ResultWriter {
             if n > 0 {
                 self.buffer.push(b',');
             }
-            value(&mut self.buffer, item);
+            write_value(&mut self.buffer, item);
             self.check_size()?;
         }
         self.buffer.push(b']');
@@ -198,13 +198,14 @@ impl ResultWriter {
     }
 }
 
-fn value(out: &mut Vec<u8>, value: ValueRef<'_>) {
+/// Writes a value.
+pub(crate) fn write_value(out: &mut Vec<u8>, value: ValueRef<'_>) {
     match value {
         ValueRef::Null => out.extend_from_slice(b"null"),
         ValueRef::Integer(n) => integer(out, n),
         ValueRef::Real(real) => real_number(out, real),
         ValueRef::Text(text) => match std::str::from_utf8(text) {
-            Ok(text) => string(out, text),
+            Ok(text) => write_string(out, text),
             Err(_) => tagged(out, b"{\"$text_base64\":\"", text),
         },
         ValueRef::Blob(blob) => tagged(out, b"{\"$blob\":\"", blob),
@@ -215,7 +216,8 @@ fn integer(out: &mut Vec<u8>, n: i64) {
     serde_json::to_writer(out, &n).expect("an integer goes into memory");
 }
 
-fn string(out: &mut Vec<u8>, text: &str) {
+/// Writes a text as a JSON string.
+pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("a string goes into memory");
 }
 
@@ -252,7 +254,7 @@ mod tests {
 
     fn written(item: ValueRef<'_>) -> String {
         let mut out = Vec::new();
-        value(&mut out, item);
+        write_value(&mut out, item);
         String::from_utf8(out).expect("JSON is UTF-8")
     }
 

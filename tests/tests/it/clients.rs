@@ -2,6 +2,7 @@
 
 use base_ha_tests::Cluster;
 use base_ha_tests::eventually;
+use base_ha_tests::load::{self, Load};
 use base_ha_tests::wait::holds;
 use serde_json::json;
 use std::time::Duration;
@@ -113,4 +114,50 @@ fn accepted_means_durable_202() {
         cluster.start(away);
         cluster[away].wait_ready();
     }
+}
+
+/// A change feed that is taken up at whichever node answers, while writers are
+/// killed, tells every row once and in the order of the data.
+#[test]
+fn a_change_feed_survives_kills() {
+    let mut cluster = Cluster::started(3);
+    cluster[0].sql(load::SCHEMA);
+    let urls: Vec<String> = cluster.nodes().iter().map(|node| node.url()).collect();
+    let work = Load::start(&urls, 3);
+    let mut told: Vec<(u64, u64)> = Vec::new();
+    let mut since = "0".to_owned();
+    let mut take = |cluster: &Cluster, n: usize| {
+        let path = format!("/_ha/changes?follow=false&table=numbered&since={since}");
+        let answer = cluster[n].client().get(&path).map_err(|error| error.to_string())?;
+        // A node that has just come back may be behind, or still starting.
+        holds(answer.status == 200, answer.text())?;
+        for line in answer.text().lines() {
+            let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            since = line["position"].as_str().expect("each line has one").to_owned();
+            for change in line["changes"].as_array().into_iter().flatten().filter(|change| change["op"] == "insert") {
+                let number = |name: &str| change["new"][name].as_u64().expect("a number");
+                told.push((number("client"), number("n")));
+            }
+        }
+        Ok(())
+    };
+    for round in 0..6 {
+        let from = work.acked();
+        eventually("writes go on", || holds(work.acked() >= from + 20, work.acked().to_string()));
+        let writer = cluster.wait_writer();
+        // Half of the time from the one that is about to die.
+        let _a_node_that_cannot = take(&cluster, if round % 2 == 0 { writer } else { (writer + 1) % 3 });
+        cluster[writer].kill();
+        let other = (writer + 2) % 3;
+        eventually("another node tells the rest", || take(&cluster, other));
+        let left: Vec<usize> = (0..3).filter(|n| *n != writer).collect();
+        cluster.wait_writer_among(&left);
+        cluster.start(writer);
+    }
+    let (written, _) = work.finish();
+    let rows = cluster.converged("SELECT client, n FROM numbered ORDER BY rowid");
+    let rows: Vec<(u64, u64)> = serde_json::from_value(rows).expect("numbers");
+    assert_eq!(rows.len() as u64, written.iter().sum::<u64>(), "every acknowledged row is there once");
+    eventually("the last rows are told", || take(&cluster, 1));
+    assert_eq!(told, rows);
 }

@@ -207,6 +207,7 @@ pub(super) async fn node_with(
         applied: seen_applied,
         node,
         store,
+        log: WorkerHandle::new(Err),
         sql: real(dir.path()).unwrap_or_else(|| data.clone()),
         peer: Arc::new(Peers),
         stats: Arc::new(Stats::default()),

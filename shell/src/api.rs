@@ -312,12 +312,12 @@ pub enum LogJob {
         /// Where they go.
         reply: oneshot::Sender<Result<Vec<crate::log::Orphan>, ApiError>>,
     },
-    /// Delete forgotten entries: they were journaled, or an operator has them.
-    ReleaseOrphans {
-        /// Up to this number.
-        through: u64,
-        /// Told when durable.
-        reply: oneshot::Sender<Result<(), ApiError>>,
+    /// Delete a forgotten entry: an operator has it.
+    ReleaseOrphan {
+        /// Its number.
+        id: u64,
+        /// Told when durable; false if there is none of that number.
+        reply: oneshot::Sender<Result<bool, ApiError>>,
     },
     /// Close.
     Close {

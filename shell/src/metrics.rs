@@ -179,8 +179,6 @@ pub struct HttpStats {
     pub feeds: Level,
     /// Transactions told by change feeds.
     pub feed_transactions: Count,
-    /// Change feeds whose reader took nothing for too long.
-    pub feeds_cut: Count,
 }
 
 impl Default for HttpStats {
@@ -199,7 +197,6 @@ impl Default for HttpStats {
             foreign: Count::default(),
             feeds: Level::default(),
             feed_transactions: Count::default(),
-            feeds_cut: Count::default(),
         }
     }
 }
@@ -352,7 +349,6 @@ impl Scrape {
         out.count("http_foreign", "Requests refused as of another origin", http.foreign.get())?;
         out.level("feeds", "Open change feeds", http.feeds.get())?;
         out.count("feed_transactions", "Transactions told by change feeds", http.feed_transactions.get())?;
-        out.count("feeds_cut", "Change feeds cut off because their reader took nothing", http.feeds_cut.get())?;
         out.level("writes_waiting", "Writes handed to the store and not answered", http.writes_waiting.get())?;
         out.level("reads_waiting", "Reads that wait for a position", http.reads_waiting.get())
     }

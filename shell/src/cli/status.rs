@@ -34,6 +34,8 @@ pub struct NodeView {
     pub unfit: Option<String>,
     /// Why it is not ready, the weightiest reason first.
     pub reasons: Vec<String>,
+    /// Writes that it keeps and that were never committed.
+    pub conflicts: u64,
     /// The members it knows, in membership order.
     pub members: Vec<MemberView>,
 }
@@ -72,6 +74,7 @@ impl NodeView {
                 .flatten()
                 .filter_map(|reason| text(&reason["message"]))
                 .collect(),
+            conflicts: body["conflicts"].as_u64().unwrap_or_default(),
             members: body["members"]
                 .as_array()
                 .into_iter()
@@ -191,8 +194,19 @@ pub(super) fn run(client: &Client, raw: bool) -> ExitCode {
         for line in table::lines(&HEADER, &cells(&rows)) {
             super::say(&line);
         }
+        forgotten(&rows).iter().for_each(|line| super::say(line));
     }
     if first.live_writer().is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A line for each node that keeps writes which are in nobody's data.
+fn forgotten(rows: &[Row]) -> Vec<String> {
+    let kept = rows.iter().filter_map(|row| Some((row, row.view.as_ref().ok()?.conflicts))).filter(|(_, n)| *n > 0);
+    kept.map(|(row, n)| {
+        let writes = if n == 1 { "1 write that was" } else { &format!("{n} writes that were") };
+        format!("{} keeps {writes} never committed: GET {}/_ha/conflicts", row.name, row.url)
+    })
+    .collect()
 }
 
 fn other(client: &Client, url: &str) -> Result<(NodeView, Value), String> {
@@ -269,6 +283,22 @@ mod tests {
         assert!(summary(&v).contains("NO WRITER") && summary(&v).contains("NO QUORUM"), "{}", summary(&v));
         v.cluster.clear();
         assert!(summary(&v).starts_with("no cluster yet"));
+    }
+
+    #[test]
+    fn forgotten_writes_are_mentioned_where_there_are_any() {
+        let row = |name: &str, conflicts| {
+            let view = NodeView { conflicts, ..view(9, 9) };
+            Row { name: name.into(), url: format!("http://{name}:1"), view: Ok(view) }
+        };
+        let rows = [row("a", 0), row("b", 1), row("c", 3)];
+        assert_eq!(
+            forgotten(&rows),
+            [
+                "b keeps 1 write that was never committed: GET http://b:1/_ha/conflicts",
+                "c keeps 3 writes that were never committed: GET http://c:1/_ha/conflicts",
+            ]
+        );
     }
 
     #[test]

@@ -61,7 +61,7 @@ fn report(node: &NodeId, now: Now, event: &Event, stats: &PeerStats) {
             tracing::info!(%node, ?at, version = version.0, "membership changed");
         }
         Event::LogTruncated { keep, dropped } => {
-            tracing::warn!(%node, ?at, keep = keep.0, dropped, "uncommitted entries went to the orphan file");
+            tracing::warn!(%node, ?at, keep = keep.0, dropped, "entries that were never committed left the log: GET /_ha/conflicts of this node lists them");
         }
         Event::FrameRefused { from, reason } => {
             stats.frames_refused.add(1);

@@ -8,6 +8,7 @@
 
 mod render;
 
+use super::changes::Tables;
 use super::read;
 use super::respond::{Answer, Body};
 use super::server::Conn;
@@ -24,13 +25,13 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response};
-use render::{Envelope, Format, Place, Style, Tables, Telling};
+use render::{Envelope, Format, Place, Style, Telling};
 use serde_json::json;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 /// What a browser's `EventSource` sends when it comes back.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -38,14 +39,12 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
 /// Bytes of the log read at once.
 const BATCH_BYTES: usize = 256 << 10;
-/// Bytes handed over at once; two such pieces wait for a reader at most.
+/// Bytes handed over at once; one such piece waits for a reader at most.
 const PIECE_BYTES: usize = 64 << 10;
 /// Between two looks at the log: under load, many transactions share one.
 const PACE: Duration = Duration::from_millis(20);
 /// How often a feed that has nothing to tell says where it is.
 const PROGRESS: Duration = Duration::from_secs(15);
-/// How long a reader may take nothing before it is cut off.
-const STUCK_MAX: Duration = Duration::from_secs(30);
 /// Names of tables in one filter.
 const TABLES_MAX: usize = 256;
 
@@ -348,23 +347,15 @@ impl<E: Env> Feed<E> {
         self.flush(send).await
     }
 
-    /// Hands over what was written. A reader that takes nothing is cut off, in
-    /// the middle of a line if need be: it goes on from the last position that
-    /// it has seen.
+    /// Hands over what was written, and waits for as long as the reader takes. One
+    /// that takes nothing has its connection closed (`meter`), in the middle of a
+    /// line if need be: it goes on from the last position that it has seen.
     async fn flush(&mut self, send: &Pieces) -> Result<(), Left> {
         if self.out.is_empty() {
             return Ok(());
         }
         let piece = Bytes::from(std::mem::take(&mut self.out));
-        match timeout(STUCK_MAX, send.send(Ok(piece))).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Left),
-            Err(_) => {
-                self.app.stats.http.feeds_cut.add(1);
-                tracing::info!(at = self.at.0, "a change feed's reader takes nothing: it is cut off");
-                Err(Left)
-            }
-        }
+        send.send(Ok(piece)).await.map_err(|_| Left)
     }
 
     /// The position that a reader goes on from, at any node.

@@ -193,6 +193,7 @@ pub(crate) async fn status<E: Env>(conn: &Conn<E>) -> Response<Body> {
         "state": reasons.first().map_or("ready", |reason| reason.code),
         "reasons": reasons.iter().map(Reason::json).collect::<Vec<_>>(),
         "stopping": view.stopping,
+        "conflicts": app.stats.log.orphans(),
         "role": "starting",
         "members": [],
     });

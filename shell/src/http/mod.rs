@@ -16,13 +16,16 @@
 //! | `forward`, `replay`, `client` | passing a request on to the writer, once |
 //! | `ha`, `admin`, `health` | the cluster as seen from outside |
 //! | `copies`, `kept` | whole copies of the data, and those that stay |
-//! | `feed` | what was committed, as it is committed |
+//! | `feed`, `changes` | what was committed, as it is committed |
+//! | `conflicts` | what was written and never committed |
 //! | `respond`, `body` | answers and bodies |
 //! | `sql` | what this module asks of the store's readers |
 
 mod admin;
 mod body;
+mod changes;
 pub mod client;
+mod conflicts;
 mod copies;
 mod feed;
 mod forward;

@@ -6,7 +6,7 @@
 use super::guard::{self, Needs};
 use super::respond::{self, Answer, Body};
 use super::server::Conn;
-use super::{admin, copies, feed, ha, health, query};
+use super::{admin, conflicts, copies, feed, ha, health, query};
 use crate::env::Env;
 use crate::error::ApiError;
 use hyper::body::Incoming;
@@ -54,6 +54,10 @@ pub enum Route {
     Status,
     /// `/_ha/changes`.
     Changes,
+    /// `/_ha/conflicts`.
+    Conflicts,
+    /// `/_ha/conflicts/{id}/dismiss`.
+    Conflict,
     /// `/_ha/members`.
     Members,
     /// `/_ha/members/remove`.
@@ -72,7 +76,7 @@ pub enum Route {
 
 impl Route {
     /// All of them, in order.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::Root,
         Self::Query,
         Self::Download,
@@ -90,6 +94,8 @@ impl Route {
         Self::Snapshot,
         Self::Status,
         Self::Changes,
+        Self::Conflicts,
+        Self::Conflict,
         Self::Members,
         Self::MemberRemove,
         Self::Member,
@@ -120,6 +126,8 @@ impl Route {
                 Some("snapshot") => Self::Snapshot,
                 Some("status") => Self::Status,
                 Some("changes") => Self::Changes,
+                Some("conflicts") => Self::Conflicts,
+                Some(rest) if rest.starts_with("conflicts/") => Self::Conflict,
                 Some("members") => Self::Members,
                 Some("members/remove") => Self::MemberRemove,
                 Some("transfer") => Self::Transfer,
@@ -154,6 +162,8 @@ impl Route {
             Self::Snapshot => "snapshot",
             Self::Status => "status",
             Self::Changes => "changes",
+            Self::Conflicts => "conflicts",
+            Self::Conflict => "conflict",
             Self::Members => "members",
             Self::MemberRemove => "member_remove",
             Self::Member => "member",
@@ -168,10 +178,14 @@ impl Route {
     pub fn allow(self) -> &'static str {
         match self {
             Self::Root => "GET, HEAD, POST, OPTIONS",
-            Self::Query | Self::Heartbeat | Self::MemberUrl | Self::MemberRemove | Self::Transfer | Self::Stepdown => {
-                "POST, OPTIONS"
-            }
-            Self::Download | Self::Peer | Self::Changes => "GET, OPTIONS",
+            Self::Query
+            | Self::Conflict
+            | Self::Heartbeat
+            | Self::MemberUrl
+            | Self::MemberRemove
+            | Self::Transfer
+            | Self::Stepdown => "POST, OPTIONS",
+            Self::Download | Self::Peer | Self::Changes | Self::Conflicts => "GET, OPTIONS",
             Self::Healthz | Self::Readyz | Self::Metrics | Self::Leader | Self::Peers | Self::Status => {
                 "GET, HEAD, OPTIONS"
             }
@@ -253,6 +267,8 @@ async fn dispatch<E: Env>(conn: &Conn<E>, route: Route, mut request: Request<Inc
         (Route::Replicate, &Method::GET | &Method::POST) => Err(ha::not_supported()),
         (Route::Status, _) if reads => Ok(ha::status(conn).await),
         (Route::Changes, &Method::GET) => feed::answer(conn, &request).await,
+        (Route::Conflicts, &Method::GET) => conflicts::list(conn, request.uri().query()).await,
+        (Route::Conflict, _) => conflicts::order(conn, request.uri().path(), &method).await,
         (Route::Members, &Method::GET) => Ok(ha::members(conn)),
         (Route::Peer, &Method::GET) => Ok(conn.app.peer.peer(request).await),
         (Route::Snapshot, &Method::GET) => Ok(conn.app.peer.snapshot(request).await),

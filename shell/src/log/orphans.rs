@@ -67,8 +67,8 @@ pub(super) fn list(conn: &Connection, after: u64, bytes_max: usize) -> Result<Ve
     Ok(out)
 }
 
-/// Deletes those up to `through`: the journal has them now.
-pub(super) fn release(conn: &Connection, through: u64) -> Result<(), LogError> {
-    conn.execute("DELETE FROM orphans WHERE id <= ?1", [i64::try_from(through).unwrap_or(i64::MAX)])?;
-    Ok(())
+/// Deletes one; false if there is none of that number.
+pub(super) fn release(conn: &Connection, id: u64) -> Result<bool, LogError> {
+    let Ok(id) = i64::try_from(id) else { return Ok(false) };
+    Ok(conn.execute("DELETE FROM orphans WHERE id = ?1", [id])? > 0)
 }

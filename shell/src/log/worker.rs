@@ -207,8 +207,8 @@ impl<E: Env> LogWorker<E> {
                     .and_then(|entries| orphans::list(entries.connection(), after, bytes_max).map_err(ApiError::from));
                 let _ = reply.send(listed);
             }
-            LogJob::ReleaseOrphans { through, reply } => {
-                let done = self.write(|entries| orphans::release(entries.connection(), through));
+            LogJob::ReleaseOrphan { id, reply } => {
+                let done = self.write(|entries| orphans::release(entries.connection(), id));
                 self.count_orphans();
                 let _ = reply.send(done);
             }
@@ -472,13 +472,13 @@ impl<E: Env> LogWorker<E> {
 
     /// One write outside the queue of records; behind it, so refused while
     /// that waits for space.
-    fn write(&mut self, body: impl FnOnce(&mut Entries) -> Result<(), LogError>) -> Result<(), ApiError> {
+    fn write<T>(&mut self, body: impl FnOnce(&mut Entries) -> Result<T, LogError>) -> Result<T, ApiError> {
         if !self.pending.is_empty() {
             return Err(LogError::Full.into());
         }
         let done = body(self.open_entries()?);
         match &done {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(LogError::Full) => self.enter_full(),
             Err(error @ (LogError::Damaged(_) | LogError::Failed(_))) => self.fail(error),
         }

@@ -53,6 +53,24 @@ fn a_session_that_saw_a_lost_write_is_told_so_everywhere() {
     };
     assert_eq!(told(old), (409, "session_forked".to_owned()));
     assert_eq!(cluster.converged("SELECT min(n), count(*) FROM t"), json!([[2, 10]]));
+
+    // It is lost to the history and not to its operator (R7).
+    let client = cluster[old].client();
+    let get = |path: &str| client.get(path).expect("an answer").json();
+    let listed = get("/_ha/conflicts");
+    let rows = json!([{"op": "insert", "table": "t", "key": [], "rowid": 1, "new": {"n": 1}}]);
+    assert_eq!(
+        (&listed["total"], &listed["more"], &listed["conflicts"][0]["changes"]),
+        (&json!(1), &json!(false), &rows)
+    );
+    let id = listed["conflicts"][0]["id"].as_u64().expect("a number");
+    assert_eq!(get("/_ha/conflicts?table=other")["conflicts"], json!([]));
+    assert_eq!(get(&format!("/_ha/conflicts?after={id}"))["conflicts"], json!([]));
+    assert_eq!(get("/_ha/status")["conflicts"], json!(1));
+    assert_eq!(cluster[left[0]].client().get("/_ha/conflicts").expect("an answer").json()["total"], json!(0));
+    let dismiss = || client.post(&format!("/_ha/conflicts/{id}/dismiss"), &json!({})).expect("an answer");
+    assert_eq!((dismiss().status, dismiss().status), (200, 404));
+    assert_eq!(get("/_ha/conflicts"), json!({"total": 0, "conflicts": [], "after": 0, "more": false}));
 }
 
 /// One connection writes. A statement that holds it for four leases costs no

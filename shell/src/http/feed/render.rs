@@ -1,18 +1,17 @@
 //! Committed entries as the change feed tells them.
 //!
 //! Decides the shape of a line: one a transaction, or one a row in Debezium's
-//! envelope (CONTRACTS 3), and what a filter leaves out. Values are written as
-//! answers to SQL write them. Knows nothing of connections; what it writes it
-//! writes change by change, so that a large transaction needs no room of its own.
+//! envelope (CONTRACTS 3), and what a filter leaves out. Knows nothing of
+//! connections; what it writes it writes change by change, so that a large
+//! transaction needs no room of its own.
 
+use crate::http::changes::{self, Tables, or_null, put, rows, table_of};
 use crate::http::respond::rfc3339;
-use crate::sqljson::{write_string, write_value};
-use base_ha_core::changeset::{Change, ChangeSet, TableShape, Value};
+use crate::sqljson::write_string;
+use base_ha_core::changeset::{Change, ChangeSet};
 use base_ha_core::hlc::Hlc;
 use base_ha_core::ids::{Seq, Term};
 use base_ha_core::time::WallTime;
-use rusqlite::types::ValueRef;
-use std::io::Write as _;
 
 /// How lines are set apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,17 +29,6 @@ pub(super) enum Envelope {
     Transaction,
     /// A row, as Debezium would.
     Debezium,
-}
-
-/// Which rows are told: those of these tables, by SQLite's rules for names; all
-/// if there are none.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Tables(pub(super) Vec<String>);
-
-impl Tables {
-    fn has(&self, name: &str) -> bool {
-        self.0.is_empty() || self.0.iter().any(|table| table.eq_ignore_ascii_case(name))
-    }
 }
 
 /// What a reader asked for.
@@ -105,7 +93,7 @@ impl<'a> Telling<'a> {
                 } else {
                     out.push(b',');
                 }
-                self.change(out, change);
+                changes::write(out, self.set, change);
                 if last {
                     out.extend_from_slice(b"],\"position\":");
                     write_string(out, self.place.position);
@@ -137,68 +125,6 @@ impl<'a> Telling<'a> {
         );
         write_string(out, &self.set.database);
         out.extend_from_slice(b",\"changes\":[");
-    }
-
-    fn change(&self, out: &mut Vec<u8>, change: &Change) {
-        let Some(shape) = table_of(self.set, change) else { return self.other(out, change) };
-        let (op, rowids) = match change {
-            Change::Insert { rowid, .. } => ("insert", (None, Some(*rowid))),
-            Change::Update { old_rowid, new_rowid, .. } => ("update", (Some(*old_rowid), Some(*new_rowid))),
-            _ => ("delete", (rowid_of(change), None)),
-        };
-        put(out, format_args!("{{\"op\":\"{op}\",\"table\":"));
-        write_string(out, &shape.name);
-        out.extend_from_slice(b",\"key\":[");
-        for (n, column) in shape.key.iter().filter_map(|&at| shape.columns.get(usize::from(at))).enumerate() {
-            if n > 0 {
-                out.push(b',');
-            }
-            write_string(out, column);
-        }
-        out.push(b']');
-        if shape.has_rowid {
-            match rowids {
-                (Some(old), Some(new)) if old != new => {
-                    put(out, format_args!(",\"old_rowid\":{old},\"rowid\":{new}"));
-                }
-                (_, Some(rowid)) | (Some(rowid), None) => put(out, format_args!(",\"rowid\":{rowid}")),
-                (None, None) => (),
-            }
-        }
-        let (before, after) = rows(change);
-        for (name, row) in [(&b",\"old\":"[..], before), (b",\"new\":", after)] {
-            if let Some(row) = row {
-                out.extend_from_slice(name);
-                object(out, shape, row);
-            }
-        }
-        out.push(b'}');
-    }
-
-    /// What is no row.
-    fn other(&self, out: &mut Vec<u8>, change: &Change) {
-        match change {
-            Change::Ddl { sql, .. } => {
-                out.extend_from_slice(b"{\"op\":\"schema\",\"sql\":");
-                write_string(out, sql);
-            }
-            Change::Sequence { table, value } => {
-                out.extend_from_slice(b"{\"op\":\"sequence\",\"table\":");
-                write_string(out, table);
-                match value {
-                    Some(value) => put(out, format_args!(",\"value\":{value}")),
-                    None => out.extend_from_slice(b",\"value\":null"),
-                }
-            }
-            Change::UserVersion(value) => put(out, format_args!("{{\"op\":\"user_version\",\"value\":{value}")),
-            Change::ApplicationId(value) => put(out, format_args!("{{\"op\":\"application_id\",\"value\":{value}")),
-            // A row of a table that the change-set does not describe: decoding
-            // refuses such a set.
-            Change::Insert { .. } | Change::Update { .. } | Change::Delete { .. } => {
-                out.extend_from_slice(b"{\"op\":\"unknown\"");
-            }
-        }
-        out.push(b'}');
     }
 
     fn debezium(&self, out: &mut Vec<u8>, change: &Change, position: &str) {
@@ -265,79 +191,10 @@ fn close(out: &mut Vec<u8>, format: Format) {
     out.extend_from_slice(if format == Format::Events { b"\n\n" } else { b"\n" });
 }
 
-fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    // Memory takes everything.
-    let _ = out.write_fmt(text);
-}
-
-/// The table of a row's change; nothing for other changes.
-fn table_of<'a>(set: &'a ChangeSet, change: &Change) -> Option<&'a TableShape> {
-    let at = match change {
-        Change::Insert { table, .. } | Change::Update { table, .. } | Change::Delete { table, .. } => *table,
-        Change::Ddl { .. } | Change::Sequence { .. } | Change::UserVersion(_) | Change::ApplicationId(_) => {
-            return None;
-        }
-    };
-    set.tables.get(usize::try_from(at).ok()?)
-}
-
-fn rowid_of(change: &Change) -> Option<i64> {
-    match change {
-        Change::Delete { rowid, .. } => Some(*rowid),
-        _ => None,
-    }
-}
-
-type Row<'a> = Vec<&'a Value>;
-
-/// A row before and after its change.
-fn rows(change: &Change) -> (Option<Row<'_>>, Option<Row<'_>>) {
-    match change {
-        Change::Insert { new, .. } => (None, Some(new.iter().collect())),
-        Change::Update { old, new, .. } => {
-            let after = old.iter().zip(new).map(|(old, new)| new.as_ref().unwrap_or(old)).collect();
-            (Some(old.iter().collect()), Some(after))
-        }
-        Change::Delete { old, .. } => (Some(old.iter().collect()), None),
-        Change::Ddl { .. } | Change::Sequence { .. } | Change::UserVersion(_) | Change::ApplicationId(_) => {
-            (None, None)
-        }
-    }
-}
-
-fn or_null(out: &mut Vec<u8>, shape: &TableShape, row: Option<Row<'_>>) {
-    match row {
-        Some(row) => object(out, shape, row),
-        None => out.extend_from_slice(b"null"),
-    }
-}
-
-fn object(out: &mut Vec<u8>, shape: &TableShape, row: Row<'_>) {
-    out.push(b'{');
-    for (n, (column, value)) in shape.columns.iter().zip(row).enumerate() {
-        if n > 0 {
-            out.push(b',');
-        }
-        write_string(out, column);
-        out.push(b':');
-        write_value(
-            out,
-            match value {
-                Value::Null => ValueRef::Null,
-                Value::Integer(n) => ValueRef::Integer(*n),
-                Value::Real(real) => ValueRef::Real(*real),
-                Value::Text(text) => ValueRef::Text(text),
-                Value::Blob(blob) => ValueRef::Blob(blob),
-            },
-        );
-    }
-    out.push(b'}');
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use base_ha_core::changeset::RequestId;
+    use base_ha_core::changeset::{RequestId, TableShape, Value};
     use bytes::Bytes;
     use serde_json::{Value as Json, json};
 

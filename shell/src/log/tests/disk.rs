@@ -165,9 +165,10 @@ fn a_forgotten_suffix_is_kept_as_orphans() {
     assert_eq!(found.terms, [(Seq(1), Term(1)), (Seq(8), Term(2))]);
     assert_eq!(log.worker.stats().orphans(), 3);
     assert_eq!(list(&mut log, orphans[0].id), orphans[1..]);
-    log.ask(|reply| LogJob::ReleaseOrphans { through: orphans[1].id, reply }).expect("released");
-    assert_eq!(list(&mut log, 0), orphans[2..]);
-    assert_eq!(log.worker.stats().orphans(), 1);
+    assert!(log.ask(|reply| LogJob::ReleaseOrphan { id: orphans[1].id, reply }).expect("released"));
+    assert!(!log.ask(|reply| LogJob::ReleaseOrphan { id: orphans[1].id, reply }).expect("there is none"));
+    assert_eq!(list(&mut log, 0), [orphans[0].clone(), orphans[2].clone()]);
+    assert_eq!(log.worker.stats().orphans(), 2);
 }
 
 /// A crash between lowering the mark and cutting the log, and one after it,

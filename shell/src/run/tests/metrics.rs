@@ -122,6 +122,14 @@ async fn every_metric_moves() {
         assert_eq!(sql(address, "/query?level=local", "SELECT count(*) FROM t").await.0, 200);
         assert_eq!(sql(address, "/query?level=local", count).await.0, 200);
     }
+    // Somebody who follows what is committed.
+    let mut feed = TcpStream::connect(&addresses[0]).await.expect("open");
+    let head = format!("GET /_ha/changes?since=0 HTTP/1.0\r\nHost: {}\r\n\r\n", addresses[0]);
+    feed.write_all(head.as_bytes()).await.expect("sent");
+    let mut told = vec![0; 1 << 20];
+    feed.read_exact(&mut told).await.expect("1 MB of 1.2");
+    watch.look(&addresses).await;
+    drop(feed);
     // A page of another origin.
     let mut stream = TcpStream::connect(&addresses[0]).await.expect("open");
     let foreign = format!(

@@ -414,8 +414,13 @@ impl Node {
             let stale = match &output {
                 // Said in a term that is over: under the new one it must not
                 // be heard from this node any more.
+                // Nor does a candidacy that was given up while its record was
+                // under way ask for anything: a vote that it got would be lost
+                // to those who still stand (simulator, seed 219042297).
                 Output::Send { envelope, .. } => {
-                    envelope.term != self.hard.term || envelope.incarnation != self.hard.incarnation
+                    let given_up = matches!(envelope.message, Message::Vote { .. })
+                        && !matches!(self.stance, Stance::Candidate(_));
+                    given_up || envelope.term != self.hard.term || envelope.incarnation != self.hard.incarnation
                 }
                 _ => false,
             };

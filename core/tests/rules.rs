@@ -628,6 +628,26 @@ fn a_stalled_disk_acknowledges_nothing() {
     w.until("the row", |w| w.holds(0, "x"));
 }
 
+/// A candidacy whose record was under way for longer than it lasted asks for no
+/// votes any more: they would be lost to who still stands (simulator, seed
+/// 219042297 of its day).
+#[test]
+fn a_candidacy_that_was_given_up_asks_for_nothing() {
+    let mut w = World::born(3);
+    w.hosts[1].disk_stalled = true;
+    w.crash(0);
+    w.until("a candidacy", |w| w.status(1).part == Part::Candidate);
+    let term = w.status(1).pin.term;
+    w.until("its end", |w| w.status(1).part != Part::Candidate);
+    assert_eq!(w.status(1).pin.term, term, "no other has begun");
+    w.hosts[1].outputs.clear();
+    w.unstall(1);
+    let asked =
+        |o: &Output| matches!(o, Output::Send { envelope, .. } if matches!(envelope.message, Message::Vote { .. }));
+    assert!(!w.hosts[1].outputs.iter().any(asked), "{:?}", w.hosts[1].outputs);
+    w.until("a writer", |w| w.writable().is_some());
+}
+
 #[test]
 fn the_static_writer_alone_campaigns() {
     let mut w = World::new(3);

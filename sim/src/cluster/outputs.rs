@@ -378,7 +378,9 @@ impl Cluster {
                 .flat_map(|owner| std::iter::once(&owner.disk).chain(&owner.graveyard))
                 .filter(|disk| disk.hard.incarnation == *incarnation)
                 .map(|disk| &disk.log)
-                .max_by_key(|log| log.last().seq)
+                // Of a disk that was put back, what it is now may hold the entry
+                // and the longer log that it was may not (seed 219043436).
+                .find(|log| log.holds(at))
         });
         speech::commit_is_on_a_quorum(at, membership.quorum(), disks)
     }

@@ -385,6 +385,11 @@ pub enum Output {
 pub struct Pin {
     /// The term.
     pub term: Term,
+    /// The highest term that is on this node's disk: below `term` as long as
+    /// that is on its way. After a crash a node is in no lower term than this,
+    /// so this is what it may be asked for; requests go by `term`, for a node
+    /// whose disk is full has heard of a writer all the same.
+    pub durable: Term,
     /// The writer, once known.
     pub writer: Option<(NodeId, Url)>,
     /// This node is that writer, its no-op is committed and everything before

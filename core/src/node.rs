@@ -110,6 +110,8 @@ pub struct Node {
     last_stamp: MonoTime,
 
     hard: HardState,
+    /// The highest term that is on the disk.
+    durable_term: Term,
     disk: Disk,
     log: Log,
     /// What is there of an entry that comes in pieces.
@@ -187,6 +189,8 @@ impl Node {
             hard.high_water = Position::START;
         }
         // A term in the log is a term heard of, whatever the other file says.
+        // What the log names is on the disk as well: every start goes by it.
+        let durable_term = hard.term.max(log.last().term);
         let raised = hard.term < log.last().term;
         if raised {
             hard.term = log.last().term;
@@ -214,6 +218,7 @@ impl Node {
             last_step: now.mono,
             last_stamp: now.mono,
             hard,
+            durable_term,
             disk: Disk::default(),
             log,
             assembly: None,
@@ -406,6 +411,9 @@ impl Node {
                 writer.pace.own(through, now.mono);
             }
             self.order_apply(out);
+        }
+        if let Some(term) = finished.hard {
+            self.durable_term = self.durable_term.max(term);
         }
         if !self.disk.log_pending() {
             self.health.slow = false;

@@ -613,6 +613,39 @@ fn a_rolled_back_disk_takes_a_new_incarnation() {
     assert!(w.holds(2, "y"));
 }
 
+/// B5: a term that was heard of and is not on the disk is gone after a crash.
+/// Whoever goes by it knows which of the two it is.
+#[test]
+fn a_pin_says_which_term_a_crash_leaves() {
+    let mut w = World::born(3);
+    let before = w.status(2).pin;
+    assert_eq!(before.durable, before.term);
+    w.hosts[2].disk_stalled = true;
+    w.admin(0, AdminCommand::Transfer { to: Some(id(1)) });
+    w.until("word of the writer", |w| w.status(2).pin.writer == Some((id(1), url(1))));
+    let heard = w.status(2).pin;
+    assert!(heard.term > before.term, "requests can be passed on");
+    assert_eq!(heard.durable, before.term);
+    w.isolate(2);
+    w.crash(2);
+    w.start(2);
+    let back = w.status(2).pin;
+    assert_eq!((back.term, back.durable), (before.term, before.term));
+    w.heal();
+    w.until("the term", |w| w.status(2).pin.durable == heard.term);
+    // The same without a crash: told when the record is there.
+    w.hosts[2].disk_stalled = true;
+    w.admin(1, AdminCommand::Transfer { to: Some(id(0)) });
+    w.until("word of the writer", |w| w.status(2).pin.writer == Some((id(0), url(0))));
+    w.unstall(2);
+    let told = w.hosts[2].outputs.iter().rev().find_map(|o| match o {
+        Output::Pin(pin) => Some(pin.clone()),
+        _ => None,
+    });
+    let pin = w.status(2).pin;
+    assert_eq!((pin.durable, told), (pin.term, Some(pin)));
+}
+
 /// A slow disk delays acknowledgements, not the lease.
 #[test]
 fn a_stalled_disk_acknowledges_nothing() {

@@ -73,7 +73,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut writer, mut replica) = (node(dirs.0.path())?, node(dirs.1.path())?);
     let mut last = Position::START;
     let (mut id, mut lost) = (0, 0u64);
-    writer.worker.run(&mut VecDeque::from([StoreJob::Pin(Pin { term: Term(1), writer: None, writable: true })]));
+    writer.worker.run(&mut VecDeque::from([StoreJob::Pin(Pin {
+        term: Term(1),
+        durable: Term(1),
+        writer: None,
+        writable: true,
+    })]));
     let mut run = |name: &str, groups: u64, size: u64, sql: &str, params: &dyn Fn(u64) -> Vec<Value>| {
         let (mut on_writer, mut on_replica) = (Duration::ZERO, Duration::ZERO);
         for _ in 0..groups {

@@ -6,7 +6,7 @@
 use crate::error::ApiError;
 use base_ha_core::changeset::{RequestId, Value};
 use base_ha_core::entry::Entry;
-use base_ha_core::ids::{ContentHash, Seq, Term};
+use base_ha_core::ids::{ContentHash, NodeId, Seq, Term, Url};
 use base_ha_core::io::{
     AdminCommand, AdminOutcome, Input, LoadId, PersistId, Pin, ProposalId, Record, Refusal, Route, Status, StoreHealth,
 };
@@ -427,8 +427,11 @@ pub struct View {
 }
 
 impl View {
-    /// The term of the pin.
-    pub fn term(&self) -> Term {
-        self.pin.term
+    /// The term and its writer, as they are told to whoever asks: a term that
+    /// is not on the disk yet would be taken back by a crash (B5), and its
+    /// writer belongs to no other term.
+    pub fn shown(&self) -> (Term, Option<&(NodeId, Url)>) {
+        let pin = &self.pin;
+        if pin.durable < pin.term { (pin.durable, None) } else { (pin.term, pin.writer.as_ref()) }
     }
 }

@@ -404,7 +404,7 @@ impl Scrape {
         out.count("snapshots_failed", "Snapshots refused or broken off", peer.snapshots_failed.get())?;
         out.count("divergences", "Content hashes found to differ", peer.divergences.get())?;
         let applied = self.moment.applied.0;
-        out.level("term", "The term this node is in", view.pin.term.0)?;
+        out.level("term", "The term this node is in", view.shown().0.0)?;
         out.level("applied", "The last entry in the database", applied)?;
         out.level("commit", "The last entry known to be committed", view.commit.0)?;
         out.level("lag_entries", "Committed entries not yet applied", view.commit.0.saturating_sub(applied))?;

@@ -3,7 +3,7 @@
 //! Decides when a held-back message may leave. Knows nothing of what the
 //! messages mean.
 
-use crate::ids::Seq;
+use crate::ids::{Seq, Term};
 use crate::io::{Output, PersistId, Record};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -19,7 +19,7 @@ pub(super) enum Gate {
 
 #[derive(Clone, Debug, Hash)]
 enum What {
-    HardState,
+    HardState { term: Term },
     Log { through: Seq },
 }
 
@@ -35,8 +35,8 @@ struct Pending {
 pub(super) struct Finished {
     /// The log is durable up to here, if it moved.
     pub(super) log: Option<Seq>,
-    /// A hard state became durable.
-    pub(super) hard: bool,
+    /// A hard state of this term became durable.
+    pub(super) hard: Option<Term>,
     /// What may leave now.
     pub(super) released: Vec<Output>,
 }
@@ -58,7 +58,7 @@ impl Disk {
     pub(super) fn persist(&mut self, record: Record, through: Seq, out: &mut Vec<Output>) {
         self.last_id += 1;
         let what = match &record {
-            Record::HardState(_) => What::HardState,
+            Record::HardState(hard) => What::HardState { term: hard.term },
             Record::Append { .. } => What::Log { through },
         };
         // Of a truncated suffix, no earlier record's completion may speak.
@@ -73,7 +73,7 @@ impl Disk {
     pub(super) fn after(&mut self, gate: Gate, output: Output, out: &mut Vec<Output>) {
         let last = match gate {
             Gate::Log => self.pending.back_mut(),
-            Gate::HardState => self.pending.iter_mut().rev().find(|p| matches!(p.what, What::HardState)),
+            Gate::HardState => self.pending.iter_mut().rev().find(|p| matches!(p.what, What::HardState { .. })),
         };
         match last {
             None => out.push(output),
@@ -93,7 +93,7 @@ impl Disk {
                 break;
             };
             match pending.what {
-                What::HardState => finished.hard = true,
+                What::HardState { term } => finished.hard = Some(term),
                 What::Log { through } => finished.log = Some(through),
             }
             self.held -= pending.then.len();
@@ -114,7 +114,7 @@ impl Disk {
 
     /// A hard state is on its way.
     pub(super) fn hard_pending(&self) -> bool {
-        self.pending.iter().any(|p| matches!(p.what, What::HardState))
+        self.pending.iter().any(|p| matches!(p.what, What::HardState { .. }))
     }
 
     /// Entries are on their way.
@@ -154,14 +154,14 @@ mod tests {
         disk.after(Gate::Log, Output::Stopped, &mut out);
         assert_eq!(out.len(), 1, "nothing is under way");
         out.clear();
-        disk.persist(Record::HardState(HardState::default()), Seq(0), &mut out);
+        disk.persist(Record::HardState(HardState { term: Term(4), ..HardState::default() }), Seq(0), &mut out);
         disk.persist(append(None), Seq(5), &mut out);
         out.clear();
         disk.after(Gate::HardState, Output::Stopped, &mut out);
         disk.after(Gate::Log, Output::Stopped, &mut out);
         assert!(out.is_empty());
         let first = disk.finish(1);
-        assert!(first.hard && first.log.is_none());
+        assert_eq!((first.hard, first.log), (Some(Term(4)), None));
         assert_eq!(first.released.len(), 1);
         let second = disk.finish(2);
         assert_eq!((second.log, second.released.len()), (Some(Seq(5)), 1));

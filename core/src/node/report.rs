@@ -16,7 +16,8 @@ impl Node {
         // On every turn, and mostly nothing changed: compared before copied.
         let writer = self.known_writer();
         let same_writer = writer == self.pin.writer.as_ref().map(|(id, url)| (id, url));
-        if same_writer && self.pin.term == self.hard.term && self.pin.writable == self.writable(now) {
+        let same_term = self.pin.term == self.hard.term && self.pin.durable == self.durable_term;
+        if same_writer && same_term && self.pin.writable == self.writable(now) {
             return;
         }
         self.pin = self.current_pin(now);
@@ -25,7 +26,7 @@ impl Node {
 
     fn current_pin(&self, now: Now) -> Pin {
         let writer = self.known_writer().map(|(id, url)| (id.clone(), url.clone()));
-        Pin { term: self.hard.term, writer, writable: self.writable(now) }
+        Pin { term: self.hard.term, durable: self.durable_term, writer, writable: self.writable(now) }
     }
 
     fn writable(&self, now: Now) -> bool {

@@ -91,6 +91,13 @@ impl<E: Env, B: Bus> Driver<E, B> {
     }
 
     fn on_pin(&mut self, pin: Pin) {
+        let before = self.publisher.pin();
+        let as_before = Pin { durable: before.durable, ..pin.clone() };
+        if as_before == *before {
+            // Its term reached the disk, which is news for those who ask only.
+            self.publisher.set_pin(pin);
+            return;
+        }
         let demoted = self.publisher.pin().writable && !pin.writable;
         tracing::info!(
             node = %self.id,

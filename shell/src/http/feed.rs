@@ -159,8 +159,9 @@ async fn begin<E: Env>(conn: &Conn<E>, wish: &Wish, view: &View) -> Result<(Seq,
         return Err(session::forked(&session));
     }
     if !read::reach(conn, at, app.config.limits.wait_timeout).await? {
-        if app.view.borrow().pin.writable {
-            return Err(read::ahead(at));
+        let view = app.view.borrow().clone();
+        if view.pin.writable {
+            return Err(read::lacks(&view, at));
         }
         let text = format!("this node has not reached position {at} yet");
         return Err(ApiError::new(503, "behind", text).retry_after(1));

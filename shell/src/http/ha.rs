@@ -57,18 +57,16 @@ async fn renewed<E: Env>(conn: &Conn<E>) -> Arc<View> {
 pub(crate) async fn leader<E: Env>(conn: &Conn<E>) -> Response<Body> {
     let app = &conn.app;
     let view = fresh(conn).await;
-    let (id, url) = match &view.pin.writer {
-        Some((id, url)) => (id.as_str(), url.as_str()),
-        None => ("", ""),
-    };
+    let (term, writer) = view.shown();
+    let (id, url) = writer.map_or(("", ""), |(id, url)| (id.as_str(), url.as_str()));
     let expires = lease_end(&view, app.config.core.lease, app.env.now());
     let mut response = respond::json_now(&json!({
         "leader_url": url,
         "node_id": id,
-        "term": view.pin.term.0,
+        "term": term.0,
         "lease_expires": expires.map_or(NEVER.to_owned(), rfc3339),
     }));
-    response.headers_mut().insert(TERM, HeaderValue::from(view.pin.term.0));
+    response.headers_mut().insert(TERM, HeaderValue::from(term.0));
     response.headers_mut().insert(LEADER, respond::value(url));
     response
 }
@@ -77,7 +75,7 @@ pub(crate) async fn leader<E: Env>(conn: &Conn<E>) -> Response<Body> {
 /// end if the writer fell silent now.
 fn lease_end(view: &View, lease: std::time::Duration, now: Now) -> Option<WallTime> {
     let status = view.status.as_ref()?;
-    let (writer, _) = view.pin.writer.as_ref()?;
+    let (writer, _) = view.shown().1?;
     let end = match status.lease_until {
         Some(until) if *writer == status.id => until,
         _ => peer(status, writer)?.heard?.after(lease),
@@ -180,11 +178,11 @@ pub(crate) async fn status<E: Env>(conn: &Conn<E>) -> Response<Body> {
     let view = renewed(conn).await;
     let (now, applied) = (app.env.now(), app.applied.borrow().seq);
     let reasons = health::reasons(&view, applied, &app.config.core, now.mono);
-    let writer = view.pin.writer.as_ref();
+    let (term, writer) = view.shown();
     let mut shown = json!({
         "node_id": app.config.core.id.as_str(),
         "url": app.config.core.url.as_str(),
-        "term": view.pin.term.0,
+        "term": term.0,
         "writer": writer.map(|(id, url)| json!({ "node_id": id.as_str(), "url": url.as_str() })),
         "writable": view.pin.writable,
         "commit": view.commit.0,

@@ -106,7 +106,7 @@ pub(crate) fn reasons(view: &View, applied: Seq, config: &Config, now: MonoTime)
         return reasons;
     }
     match &view.pin.writer {
-        None => reasons.push(Reason::new("no_writer", format!("no writer is known in term {}", view.pin.term))),
+        None => reasons.push(Reason::new("no_writer", format!("no writer is known in term {}", view.shown().0))),
         Some((id, _)) if *id == status.id && !view.pin.writable => {
             reasons.push(Reason::new("not_writable", "this node is the writer and may not write yet, or no more"));
         }

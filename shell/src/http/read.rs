@@ -20,6 +20,7 @@ use base_ha_core::ids::{ClusterId, Seq, Url};
 use base_ha_core::io::{Part, Unfit};
 use hyper::Response;
 use hyper::header::HeaderValue;
+use std::ops::ControlFlow;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -32,7 +33,7 @@ pub(crate) async fn answer<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
                 Ok(answer) => Ok(respond(conn, &query, &view, answer)),
                 Err(ReadError::Sql(error)) => Err(error),
                 Err(ReadError::NotReadOnly) => as_write(conn, query).await,
-                Err(ReadError::Behind { .. }) => Err(ahead(query.session.at_least)),
+                Err(ReadError::Behind { .. }) => Err(lacks(&view, query.session.at_least)),
                 Err(ReadError::Forked) => Err(session::forked(&query.session)),
             }
         }
@@ -42,26 +43,41 @@ pub(crate) async fn answer<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
 }
 
 async fn session<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
-    let view = conn.app.view.borrow().clone();
-    if let Err(why) = serves(&view, Level::Session) {
-        return elsewhere(conn, &mut query, why).await;
-    }
-    let at_least = query.session.at_least;
-    if query.session.is_given_up(&view, conn.app.applied.borrow().seq) {
-        return Err(session::forked(&query.session));
-    }
-    // The other half of the time is the writer's, if it comes to that.
-    if reach(conn, at_least, conn.app.config.limits.wait_timeout / 2).await? {
-        match run(conn, &mut query, Some(at_least)).await {
-            Ok(answer) => return Ok(respond(conn, &query, &view, answer)),
-            Err(ReadError::Sql(error)) => return Err(error),
-            Err(ReadError::NotReadOnly) => return as_write(conn, query).await,
-            Err(ReadError::Forked) => return Err(session::forked(&query.session)),
-            // A snapshot is being put in place of the data just now.
-            Err(ReadError::Behind { .. }) => (),
+    if serves(&conn.app.view.borrow(), Level::Session).is_ok() {
+        if is_given_up(conn, &query) {
+            return Err(session::forked(&query.session));
+        }
+        // The other half of the time is the writer's, if it comes to that.
+        let wait = conn.app.config.limits.wait_timeout / 2;
+        if reach(conn, query.session.at_least, wait).await? {
+            query = match here(conn, query).await {
+                ControlFlow::Break(answer) => return answer,
+                ControlFlow::Continue(query) => query,
+            };
         }
     }
-    elsewhere(conn, &mut query, ahead(at_least)).await
+    elsewhere(conn, query).await
+}
+
+/// Answers with what the session has seen; gives the query back if the data has
+/// not got that far.
+async fn here<E: Env>(conn: &Conn<E>, mut query: Query) -> ControlFlow<Answer, Query> {
+    let view = conn.app.view.borrow().clone();
+    let at_least = query.session.at_least;
+    ControlFlow::Break(match run(conn, &mut query, Some(at_least)).await {
+        Ok(answer) => Ok(respond(conn, &query, &view, answer)),
+        Err(ReadError::Sql(error)) => Err(error),
+        Err(ReadError::NotReadOnly) => as_write(conn, query).await,
+        Err(ReadError::Forked) => Err(session::forked(&query.session)),
+        // A snapshot is being put in place of the data just now.
+        Err(ReadError::Behind { .. }) => return ControlFlow::Continue(query),
+    })
+}
+
+/// Whether this node is the writer, and knows that what the session has seen
+/// was given up.
+fn is_given_up<E: Env>(conn: &Conn<E>, query: &Query) -> bool {
+    query.session.is_given_up(&conn.app.view.borrow(), conn.app.applied.borrow().seq)
 }
 
 async fn linearizable<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
@@ -80,18 +96,18 @@ async fn linearizable<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
                 // Confirmed by a majority, so that no later writer can have
                 // acknowledged anything when this request came in.
                 if let Ok(Ok(at)) = timeout(wait, conn.app.node.read_index()).await {
-                    if query.session.is_given_up(&conn.app.view.borrow(), conn.app.applied.borrow().seq) {
+                    if is_given_up(conn, &query) {
                         return Err(session::forked(&query.session));
                     }
                     let at_least = at.max(query.session.at_least);
                     if !reach(conn, at_least, wait).await? {
-                        return Err(ahead(at_least));
+                        return Err(lacks(&conn.app.view.borrow(), at_least));
                     }
                     let answer = match run(conn, &mut query, Some(at_least)).await {
                         Ok(answer) => answer,
                         Err(ReadError::Sql(error)) => return Err(error),
                         Err(ReadError::NotReadOnly) => return as_write(conn, query).await,
-                        Err(ReadError::Behind { .. }) => return Err(ahead(at_least)),
+                        Err(ReadError::Behind { .. }) => return Err(lacks(&conn.app.view.borrow(), at_least)),
                         Err(ReadError::Forked) => return Err(session::forked(&query.session)),
                     };
                     let view = conn.app.view.borrow().clone();
@@ -106,17 +122,35 @@ async fn linearizable<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
     }
 }
 
-/// Has the writer answer a read that this node can't, because of `why`.
-async fn elsewhere<E: Env>(conn: &Conn<E>, query: &mut Query, why: ApiError) -> Answer {
+/// Has the writer answer a read that this node can't.
+async fn elsewhere<E: Env>(conn: &Conn<E>, mut query: Query) -> Answer {
     let hop = query.hop;
     let id = write::mint(conn);
     let mut seek = Seek::new(conn, hop.as_ref());
     loop {
         match seek.next().await? {
-            // The writer itself can't: there is no better place.
-            Place::Here(_) => return Err(why),
+            // There is no better place. This node may have become the writer
+            // while the request waited: what it lacked then it has by now, or
+            // knows to be given up (seed 190813387 of the simulated nodes).
+            Place::Here(_) => {
+                let view = conn.app.view.borrow().clone();
+                serves(&view, Level::Session)?;
+                if is_given_up(conn, &query) {
+                    return Err(session::forked(&query.session));
+                }
+                let at_least = query.session.at_least;
+                if conn.app.applied.borrow().seq < at_least {
+                    return Err(lacks(&view, at_least));
+                }
+                // The first try took the statements with it.
+                query.parsed = sqljson::parse_request(&query.body, conn.app.config.limits.statements_max)?;
+                return match here(conn, query).await {
+                    ControlFlow::Break(answer) => answer,
+                    ControlFlow::Continue(_) => Err(lacks(&view, at_least)),
+                };
+            }
             Place::There(url, term) => {
-                if let Some(response) = pass(conn, query, &url, Hop { term, id }).await? {
+                if let Some(response) = pass(conn, &query, &url, Hop { term, id }).await? {
                     return Ok(response);
                 }
             }
@@ -251,9 +285,14 @@ pub(super) async fn reach<E: Env>(conn: &Conn<E>, seq: Seq, bound: Duration) -> 
     Ok(matches!(reached, Ok(Ok(_))))
 }
 
-/// 409: the writer, which has everything that was ever acknowledged, doesn't
-/// have this.
-pub(super) fn ahead(seq: Seq) -> ApiError {
+/// The writer's data does not reach so far. 503 if it will, for that much is
+/// committed; else 409: the writer has everything that was ever acknowledged by
+/// a majority, and this is not of it.
+pub(super) fn lacks(view: &View, seq: Seq) -> ApiError {
+    if seq <= view.commit {
+        let text = format!("position {seq}, which the session has seen, is not applied here yet; nothing was read");
+        return ApiError::new(503, "behind", text).retry_after(1);
+    }
     let text = format!("the session has seen position {seq}, which this cluster has not reached: start a new session");
     ApiError::new(409, "token_ahead", text).with_data(serde_json::json!({ "position": seq.0 }))
 }

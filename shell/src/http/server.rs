@@ -102,16 +102,16 @@ impl<E: Env> Conn<E> {
     /// passed on that has them already.
     pub(crate) fn name_leader(&self, response: &mut Response<Body>) {
         let view = self.app.view.borrow().clone();
-        let Some((_, url)) = &view.pin.writer else { return };
+        let (term, Some((_, url))) = view.shown() else { return };
         if response.headers().contains_key(TERM) {
             return;
         }
         let mut cache = self.cache();
         let term = match &cache.term {
-            Some((of, value)) if *of == view.pin.term => value.clone(),
+            Some((of, value)) if *of == term => value.clone(),
             _ => {
-                let value = HeaderValue::from(view.pin.term.0);
-                cache.term = Some((view.pin.term, value.clone()));
+                let value = HeaderValue::from(term.0);
+                cache.term = Some((term, value.clone()));
                 value
             }
         };

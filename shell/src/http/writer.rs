@@ -118,19 +118,17 @@ impl<'a, E: Env> Seek<'a, E> {
         }
         let waited = self.conn.app.config.limits.wait_timeout;
         let text = format!("no writer could be reached within {waited:?}; nothing was done");
-        let data = json!({ "term": view.pin.term.0, "writer": view.pin.writer.as_ref().map(|(id, _)| id.as_str()) });
+        let (term, writer) = view.shown();
+        let data = json!({ "term": term.0, "writer": writer.map(|(id, _)| id.as_str()) });
         ApiError::new(503, "no_writer", text).with_data(data).retry_after(1)
     }
 }
 
 /// 421: this node doesn't write in the term that the request belongs to.
 pub(crate) fn not_writer(view: &View) -> ApiError {
-    let (id, url) = match &view.pin.writer {
-        Some((id, url)) => (Some(id.as_str()), Some(url.as_str())),
-        None => (None, None),
-    };
-    let term = view.pin.term;
-    let text = Refusal::NotWriter { writer: view.pin.writer.clone(), term }.to_string();
+    let (term, writer) = view.shown();
+    let (id, url) = (writer.map(|(id, _)| id.as_str()), writer.map(|(_, url)| url.as_str()));
+    let text = Refusal::NotWriter { writer: writer.cloned(), term }.to_string();
     ApiError::new(421, "not_writer", format!("this node is not the writer: {text}; nothing was done"))
         .with_data(json!({ "term": term.0, "node_id": id, "leader_url": url }))
 }

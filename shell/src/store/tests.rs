@@ -111,7 +111,7 @@ impl Store {
     }
 
     fn pin(&mut self, term: u64, writable: bool) {
-        self.jobs([StoreJob::Pin(Pin { term: Term(term), writer: None, writable })]);
+        self.jobs([StoreJob::Pin(Pin { term: Term(term), durable: Term(term), writer: None, writable })]);
     }
 
     fn apply(&mut self, entries: &[Entry]) {

@@ -118,7 +118,7 @@ impl Replica {
             turn: Default::default(),
             reply,
         };
-        let pin = Pin { term: Term(1), writer: None, writable: true };
+        let pin = Pin { term: Term(1), durable: Term(1), writer: None, writable: true };
         self.jobs([StoreJob::Pin(pin), StoreJob::Write(request)]);
         let mut logged = None;
         while let Some((id, payloads)) = self.proposals.pop_front() {

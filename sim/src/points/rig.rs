@@ -233,7 +233,7 @@ impl Rig {
     /// The node is the writer, or is not.
     pub(super) fn pin(&mut self, writable: bool) -> Step {
         let term = self.node()?.term;
-        self.store_jobs([StoreJob::Pin(Pin { term, writer: None, writable })])
+        self.store_jobs([StoreJob::Pin(Pin { term, durable: term, writer: None, writable })])
     }
 
     /// Carries on with what the workers said, until they say nothing more.

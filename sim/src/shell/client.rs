@@ -5,7 +5,7 @@
 //! done, 504 and silence are unknown, 200 is done.
 
 use super::env::{Machine, SimEnv, lock};
-use super::history::{History, Level, Op, OpId, Outcome, Param, Seen, Sql, Step};
+use super::history::{Fork, ForkCode, History, Level, Op, OpId, Outcome, Param, Seen, Sql, Step};
 use super::mutant::Mutant;
 use super::plan::ShellWorkloadPlan;
 use super::record::Recorder;
@@ -20,6 +20,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub struct Shared {
     pub token: String,
     /// Where nodes are.
     pub nodes: Vec<Url>,
+    /// Who was named the writer of each term, by any answer's headers.
+    pub leaders: Mutex<BTreeMap<u64, String>>,
     /// What was said that no node may say: a property's name and the detail.
     pub broken: Mutex<Option<(&'static str, String)>>,
 }
@@ -49,6 +52,17 @@ impl Shared {
     /// An answer contradicts what is promised of every answer.
     fn breaks(&self, property: &'static str, detail: String) {
         lock(&self.broken).get_or_insert((property, detail));
+    }
+
+    /// O1: an answer's headers name the writer of a term, the same everywhere.
+    fn named(&self, leader: Option<&str>, term: Option<&str>) {
+        let (Some(leader), Some(term)) = (leader, term.and_then(|term| term.parse().ok())) else { return };
+        let mut leaders = lock(&self.leaders);
+        let known = leaders.entry(term).or_insert_with(|| leader.to_owned());
+        if known != leader {
+            let detail = format!("{known} and {leader} are both named the writer of term {term}");
+            self.breaks("O1 one writer a term", detail);
+        }
     }
 }
 
@@ -81,8 +95,18 @@ pub struct Client {
     prng: Prng,
     plan: ShellWorkloadPlan,
     recorder: Recorder,
-    /// The token that it was given last, and its position.
-    session: Option<(String, u64)>,
+    /// The latest token that it was given.
+    session: Option<Held>,
+}
+
+/// A token that a client keeps.
+struct Held {
+    token: String,
+    /// Its position.
+    seq: u64,
+    /// The write whose acknowledgement brought it; none if a read did that saw
+    /// later rows.
+    from: Option<OpId>,
 }
 
 /// How often a write is sent.
@@ -284,18 +308,22 @@ impl Client {
             self.shared.breaks("every answer carries a token", format!("op {id} was answered without one"));
             return;
         };
-        self.keep(answer);
+        self.keep(answer, Some(id));
         self.close(id, Outcome::Acked { seq });
         lock(&self.shared.history).step(self.index, Step::Wrote(id as usize));
     }
 
-    /// Keeps the answer's token if it is later than the one that is kept.
-    fn keep(&mut self, answer: &Answer) {
-        if let (Some(token), Some(seq)) = (&answer.token, answer.seq)
-            && self.session.as_ref().is_none_or(|(_, held)| *held <= seq)
-        {
-            self.session = Some((token.clone(), seq));
-        }
+    /// Keeps the answer's token if it is later than the one that is kept. A
+    /// read that saw nothing later gives back the token that it was shown: that
+    /// one comes from where it came from.
+    fn keep(&mut self, answer: &Answer, wrote: Option<OpId>) {
+        let (Some(token), Some(seq)) = (&answer.token, answer.seq) else { return };
+        let from = match &self.session {
+            Some(held) if held.seq > seq => return,
+            Some(held) if held.seq == seq => wrote.or(held.from),
+            Some(_) | None => wrote,
+        };
+        self.session = Some(Held { token: token.clone(), seq, from });
     }
 
     async fn read(&mut self) {
@@ -307,12 +335,12 @@ impl Client {
         let register = self.prng.within(1..=schema::REGISTERS as u64) as i64;
         let node = self.prng.index(self.shared.nodes.len());
         let started = self.now();
-        let presented = self.session.as_ref().map_or(0, |(_, seq)| *seq);
+        let presented = self.session.as_ref().map_or(0, |held| held.seq);
         let body = statement(&schema::read(register));
         let uri = format!("/query?level={}", level.name());
         let mut request = Request::post(uri).header("content-type", "application/json");
-        if let Some((token, _)) = &self.session {
-            request = request.header("x-base-txseq", token);
+        if let Some(held) = &self.session {
+            request = request.header("x-base-txseq", &held.token);
         }
         let request = self.finish(request, body.to_string());
         let answer = match self.send(node, request, Duration::from_secs(6)).await {
@@ -321,6 +349,14 @@ impl Client {
         };
         if answer.status != 200 {
             self.recorder.count(&format!("read_refused_{}", answer.status));
+            let fork = match answer.body["code"].as_str() {
+                Some("session_forked") => Some(ForkCode::Forked),
+                Some("token_ahead") => Some(ForkCode::Ahead),
+                _ => None,
+            };
+            if let Some(code) = fork.filter(|_| answer.status == 409) {
+                return self.forked(code, presented);
+            }
             // No table yet at a node that is behind its session's start.
             let early = answer.status == 400 && level == Level::Local;
             if !early && !matches!(answer.status, 503 | 504 | 408 | 421) {
@@ -338,7 +374,7 @@ impl Client {
             return self.shared.breaks("an answer means what it says", format!("a read was answered {}", answer.body));
         };
         self.recorder.count(&format!("read_{}", level.name()));
-        self.keep(&answer);
+        self.keep(&answer, None);
         let ended = self.now();
         self.recorder.line(
             ended,
@@ -353,6 +389,18 @@ impl Client {
         history.reads.push(seen);
         let at = history.reads.len() - 1;
         history.step(self.index, Step::Read(at));
+    }
+
+    /// Told that its session is of another history, it begins a new one. Whether
+    /// that was true is known when the run has ended.
+    fn forked(&mut self, code: ForkCode, presented: u64) {
+        let at = self.now();
+        self.recorder.line(at, &self.machine.name, format_args!("{code:?} at position {presented}"));
+        self.recorder.count("session_forked");
+        let from = self.session.take().and_then(|held| held.from);
+        let mut history = lock(&self.shared.history);
+        history.forks.push(Fork { client: self.index, code, presented, from, at });
+        history.step(self.index, Step::Anew);
     }
 
     fn write_request(&self, statements: &[Sql], key: Option<&str>, ack: Option<&str>) -> Request<Full<Bytes>> {
@@ -392,6 +440,7 @@ impl Client {
             // request that was done.
             let body = body.collect().await.map_err(|_| Silence::Sent)?.to_bytes();
             let text = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+            self.shared.named(text("x-base-leader").as_deref(), text("x-base-term").as_deref());
             let token = text("x-base-txseq");
             let seq = token.as_ref().and_then(|token| match self.shared.keys.open(token) {
                 Ok(Presented::Sealed(token)) => token.positions.values().next().map(|seq| seq.0),

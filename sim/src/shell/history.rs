@@ -115,6 +115,31 @@ pub struct Seen {
     pub sum: i64,
 }
 
+/// A read that was told that its session is of another history.
+#[derive(Clone, Debug)]
+pub struct Fork {
+    /// Who asked.
+    pub client: usize,
+    /// What it was told.
+    pub code: ForkCode,
+    /// The position of the token that was presented; 0 for none.
+    pub presented: u64,
+    /// The write whose acknowledgement brought that token; none if a read that
+    /// saw later rows did.
+    pub from: Option<OpId>,
+    /// When it was told.
+    pub at: TrueTime,
+}
+
+/// The two kinds of 409 that a token of this cluster can meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForkCode {
+    /// `session_forked`: what it saw was lost.
+    Forked,
+    /// `token_ahead`: no majority has what it saw.
+    Ahead,
+}
+
 /// Everything that one client's session went through, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -122,6 +147,8 @@ pub enum Step {
     Wrote(usize),
     /// The read of that index was answered.
     Read(usize),
+    /// The session ended, and a new one began.
+    Anew,
 }
 
 /// The record of a run.
@@ -131,6 +158,8 @@ pub struct History {
     pub ops: Vec<Op>,
     /// Reads that were answered.
     pub reads: Vec<Seen>,
+    /// Reads that were told that their session is of another history.
+    pub forks: Vec<Fork>,
     /// What each client went through, by client.
     pub sessions: Vec<Vec<Step>>,
 }

@@ -9,7 +9,7 @@
 //! | `survival` | O3, O5, O8: acknowledged is there, refused is not, nothing twice |
 //! | `order` | writes follow each other in true time as in the log |
 //! | `snapshot` | every read is one moment of the data |
-//! | `session` | O7: a session never goes back, and reads what it wrote |
+//! | `session` | O7, R4: a session never goes back, reads what it wrote, and ends with a cause |
 //! | `linear` | linearizable reads contain what was known before them |
 //! | `replay` | O6, O9: the data is what the ledger's writes amount to, on all nodes |
 
@@ -65,6 +65,7 @@ pub const CHECKS: &[Check] = &[
     ("positions are the ledger's order", order::positions),
     ("a read is one moment of the data", snapshot::consistent),
     ("O7 a session never goes back", session::never_back),
+    ("R4 a session ends with a cause", session::forked_with_cause),
     (LINEAR, linear::current),
 ];
 

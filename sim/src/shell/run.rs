@@ -69,9 +69,6 @@ pub fn run(plan: &ShellPlan, mode: TraceMode, mutant: Option<Mutant>) -> Result<
     if world.board().standings.terms() > 1 {
         world.recorder.count("failover");
     }
-    for _ in 0..world.board().standings.fell() {
-        world.recorder.count("term_shown_before_durable");
-    }
     let history = lock(&world.shared.history);
     Ok(Report {
         counts: world.recorder.counts(),

@@ -80,7 +80,7 @@ pub async fn watch(index: usize, machine: Arc<Machine>, shared: Arc<Shared>, boa
         // Asked of one process and heard in the life of another: whose it is
         // cannot be told.
         if let Some(status) = status.as_ref().filter(|_| board.lives[index] == life) {
-            board.standings.heard(index, life, status);
+            board.standings.heard(index, status);
         }
         board.status[index] = status;
         board.asked[index] = asked;

@@ -78,8 +78,8 @@ pub struct World {
     now_shared: Arc<AtomicU64>,
     nodes: Vec<NodeHost>,
     life: Vec<Life>,
-    /// Whose disk is not known to be one of the cluster's again.
-    wiped: Option<usize>,
+    /// When a disk was lost last.
+    wiped_at: Option<TrueTime>,
     others: Vec<Arc<Machine>>,
     links: Links,
     due: Vec<(TrueTime, u64, Due)>,
@@ -171,6 +171,7 @@ impl World {
             keys: Keys::new(&[Secret::new(SECRET)], [0; 32]),
             token: TOKEN.to_owned(),
             nodes: urls,
+            leaders: Mutex::default(),
             broken: Mutex::new(None),
         });
         let board = Arc::new(Mutex::new(Board::new(plan.nodes)));
@@ -216,7 +217,7 @@ impl World {
             now: TrueTime(0),
             now_shared,
             nodes,
-            wiped: None,
+            wiped_at: None,
             others,
             due: Vec::new(),
             due_next: 0,
@@ -531,9 +532,9 @@ impl World {
                 self.recorder.count("wall_jump");
             }
             ShellFault::Wipe { target, down_ms } => {
-                if let Some(host) = self.resolve_running(target).filter(|host| self.may_wipe(*host)) {
+                if let Some(host) = self.resolve_running(target).filter(|_| self.may_wipe()) {
                     self.kill(host, true);
-                    self.wiped = Some(host);
+                    self.wiped_at = Some(self.now);
                     self.disks[host] += 1;
                     let disk = new_disk(&name(host), self.disks[host]);
                     disk.lie_about_syncs(self.mutant == Some(Mutant::FsyncIsNoOp));
@@ -553,6 +554,7 @@ impl World {
                 self.order("POST", "/_ha/transfer".to_owned(), body, "transfer");
             }
             ShellFault::StepDown => self.order("POST", "/_ha/stepdown".to_owned(), "{}".to_owned(), "stepdown"),
+            ShellFault::RemoveMember { .. } if self.wiped_just_now() => self.recorder.count("order_forgone"),
             ShellFault::RemoveMember { host } => {
                 self.order("DELETE", format!("/_ha/members/{}", name(host)), String::new(), "remove");
             }
@@ -567,18 +569,35 @@ impl World {
 
     /// A disk may be lost only while all the others are in order and know their
     /// cluster: what a majority has must stay on a quorum of intact disks, and
-    /// empty seats must not outvote those that know.
-    fn may_wipe(&self, host: usize) -> bool {
+    /// empty seats must not outvote those that know. A disk that replaced a lost
+    /// one is in order once its node votes again: until then it is a learner,
+    /// although the member of its name is a voter (seed 520000408).
+    fn may_wipe(&self) -> bool {
         let board = self.board();
+        let version = |node: usize| board.status[node].as_ref().map(|status| &status["membership_version"]);
         let fit = |node: usize| {
             board.status[node].as_ref().is_some_and(|status| {
                 let voters = status["members"].as_array().map_or(0, |members| {
                     members.iter().filter(|m| m["role"] != "learner" && m["node_id"].is_string()).count()
                 });
-                status["state"] == "ready" && voters == self.plan.nodes
+                status["state"] == "ready"
+                    && status["role"] != "learner"
+                    && voters == self.plan.nodes
+                    && version(node) == version(0)
             })
         };
-        self.plan.nodes > 2 && self.wiped.is_none_or(|_| fit(host)) && (0..self.plan.nodes).all(fit)
+        self.plan.nodes > 2 && (0..self.plan.nodes).all(fit)
+    }
+
+    /// Whether a disk was lost so recently that nobody can know it. Of three
+    /// voters one loses its disk, and before its silence is noticed another is
+    /// removed: two are left to vote, one of them has forgotten, and the change
+    /// is in force at the writer, where it can neither be committed nor taken
+    /// back (seed 190813263). No cluster survives that; once the silence is
+    /// noticed, the core refuses the removal.
+    fn wiped_just_now(&self) -> bool {
+        let noticed_ms = self.plan.lease_ms() * 3;
+        self.wiped_at.is_some_and(|at| self.now < at.plus_ms(noticed_ms))
     }
 
     /// A disk is about to give trouble; whether it really did is counted when

@@ -336,7 +336,7 @@ impl Node {
 
     pub(super) fn publish(&self, writer: Option<(NodeId, Url)>, term: u64, writable: bool, all: &[&Node]) {
         let now = self.app.env.now().mono;
-        let pin = Pin { term: Term(term), writer, writable };
+        let pin = Pin { term: Term(term), durable: Term(term), writer, writable };
         let mut nodes: Vec<&Node> = all.to_vec();
         nodes.sort_by(|a, b| a.url.cmp(&b.url));
         let identity = |node: &Node| Some((node.id.clone(), Incarnation(1)));

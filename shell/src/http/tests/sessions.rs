@@ -54,6 +54,33 @@ async fn ryw_across_nodes() {
     assert_eq!(b.query("/query", SELECT, &both).await.status, 200);
 }
 
+/// A node that becomes the writer while a read waits here for its session's
+/// position has by then what was kept, and knows what was given up (seed
+/// 190813387 of the simulated nodes: it went on to say that nobody had it).
+#[tokio::test]
+async fn who_becomes_the_writer_while_a_read_waits_answers_it() {
+    let (a, b) = (node("a", |_| ()).await, node("b", |_| ()).await);
+    for (applied, outcome) in [(6, (200, "")), (4, (409, "session_forked"))] {
+        b.applied.send_replace(position(3, 1));
+        b.believes(None, 1, &[&a, &b]);
+        let token = b.token(5, |_| ());
+        let header = [("x-base-txseq", token.as_str())];
+        let (reply, ()) = tokio::join!(b.query("/query", SELECT, &header), async {
+            // Beyond the half of the time that is for waiting here.
+            sleep(b.app.config.limits.wait_timeout * 3 / 4).await;
+            b.applied.send_replace(position(applied, 2));
+            b.believes(Some(&b), 2, &[&a, &b]);
+        });
+        assert_eq!(reply.outcome(), (outcome.0, outcome.1.to_owned()), "applied {applied}");
+    }
+    // What is committed and not applied will be: that is no reason to end a
+    // session.
+    b.status(|view, _| view.commit = Seq(9));
+    let token = b.token(9, |token| token.term = Term(2));
+    let reply = b.query("/query", SELECT, &[("x-base-txseq", &token)]).await;
+    assert_eq!(reply.outcome(), (503, "behind".to_owned()));
+}
+
 #[tokio::test]
 async fn tokens_that_are_not_this_history_are_never_answered_with_rows() {
     let (a, b) = (node("a", |_| ()).await, node("b", |_| ()).await);

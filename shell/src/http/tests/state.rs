@@ -1,7 +1,7 @@
 //! The cluster as seen from outside, orders to it, copies of its data.
 
 use super::rig::{node, position};
-use base_ha_core::ids::{ClusterId, ConfigVersion, NodeId, Seq};
+use base_ha_core::ids::{ClusterId, ConfigVersion, NodeId, Seq, Term};
 use base_ha_core::io::{AdminCommand, AdminOutcome, Part, Unfit};
 use serde_json::json;
 use std::time::Duration;
@@ -232,4 +232,28 @@ async fn a_paused_node_does_not_say_that_it_writes() {
     let (status, leader, ()) = tokio::join!(a.get("/_ha/status"), a.get("/_ha/leader"), later);
     assert_eq!((&status.json()["writable"], &status.json()["term"]), (&json!(false), &json!(2)));
     assert_eq!((leader.json()["node_id"].as_str(), leader.header("x-base-term")), (Some("b"), "2"));
+}
+
+/// B5: a term that is not on the disk would be taken back by a crash: it is
+/// shown to nobody, and its writer in no other term. A node whose disk is full
+/// stays like that for long, and passes requests on all the same.
+#[tokio::test]
+async fn a_term_is_shown_once_it_is_durable() {
+    let (a, b) = (node("a", |_| ()).await, node("b", |_| ()).await);
+    a.believes(Some(&b), 7, &[&a, &b]);
+    b.believes(Some(&b), 7, &[&a, &b]);
+    a.status(|view, _| view.pin.durable = Term(6));
+    let leader = a.get("/_ha/leader").await;
+    assert_eq!((leader.json()["term"].clone(), leader.header("x-base-term")), (json!(6), "6"));
+    assert_eq!((leader.json()["leader_url"].clone(), leader.header("x-base-leader")), (json!(""), ""));
+    let status = a.get("/_ha/status").await;
+    assert_eq!((status.json()["term"].clone(), status.json()["writer"].clone()), (json!(6), json!(null)));
+    assert_eq!((status.header("x-base-term"), status.header("x-base-leader")), ("", ""));
+    // The writer's own answer names its own term.
+    let written = a.query("/query", "insert into t values (1)", &[]).await;
+    assert_eq!((written.status, written.header("x-base-term")), (200, "7"));
+    assert_eq!(written.header("x-base-leader"), b.url.as_str());
+    a.status(|view, _| view.pin.durable = Term(7));
+    let status = a.get("/_ha/status").await;
+    assert_eq!((status.json()["term"].clone(), status.header("x-base-leader")), (json!(7), b.url.as_str()));
 }

@@ -39,6 +39,8 @@ const LONG: Duration = Duration::from_secs(3600);
 const WALL_START_MS: u64 = 1_750_000_000_000;
 /// How soon a process that ended is started again.
 const RESTART_MS: u64 = 500;
+/// How long an order waits at most for a writer, and travels to it.
+const ORDER_MS: u64 = 5_000;
 
 /// Something that happens at a moment.
 enum Due {
@@ -80,6 +82,8 @@ pub struct World {
     life: Vec<Life>,
     /// When a disk was lost last.
     wiped_at: Option<TrueTime>,
+    /// When the removal of a member was ordered last.
+    removal_at: Option<TrueTime>,
     others: Vec<Arc<Machine>>,
     links: Links,
     due: Vec<(TrueTime, u64, Due)>,
@@ -218,6 +222,7 @@ impl World {
             now_shared,
             nodes,
             wiped_at: None,
+            removal_at: None,
             others,
             due: Vec::new(),
             due_next: 0,
@@ -532,7 +537,9 @@ impl World {
                 self.recorder.count("wall_jump");
             }
             ShellFault::Wipe { target, down_ms } => {
-                if let Some(host) = self.resolve_running(target).filter(|_| self.may_wipe()) {
+                if let Some(host) =
+                    self.resolve_running(target).filter(|_| self.may_wipe() && !self.removal_under_way())
+                {
                     self.kill(host, true);
                     self.wiped_at = Some(self.now);
                     self.disks[host] += 1;
@@ -556,6 +563,7 @@ impl World {
             ShellFault::StepDown => self.order("POST", "/_ha/stepdown".to_owned(), "{}".to_owned(), "stepdown"),
             ShellFault::RemoveMember { .. } if self.wiped_just_now() => self.recorder.count("order_forgone"),
             ShellFault::RemoveMember { host } => {
+                self.removal_at = Some(self.now);
                 self.order("DELETE", format!("/_ha/members/{}", name(host)), String::new(), "remove");
             }
         }
@@ -587,6 +595,14 @@ impl World {
             })
         };
         self.plan.nodes > 2 && (0..self.plan.nodes).all(fit)
+    }
+
+    /// Whether a removal may be on its way to the writer, who has yet to see that
+    /// a quorum is there (seed 530000399). Once it is in the log, memberships
+    /// tell.
+    fn removal_under_way(&self) -> bool {
+        let bound_ms = ORDER_MS + self.plan.lease_ms() * 3;
+        self.removal_at.is_some_and(|at| self.now < at.plus_ms(bound_ms))
     }
 
     /// Whether a disk was lost so recently that nobody can know it. Of three

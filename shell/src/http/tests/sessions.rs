@@ -235,6 +235,14 @@ async fn a_node_without_a_membership_reads_nothing() {
     a.believes(Some(&b), 1, &[&a, &b]);
     a.status(|_, status| status.membership.cluster = ClusterId::NONE);
     assert_eq!(a.query("/query?level=local", SELECT, &[]).await.outcome(), (503, "starting".to_owned()));
+    // One that began to found a cluster which was never committed knows a
+    // membership and belongs to none: it judges no token of the one that is.
+    let token = b.token(1, |_| ());
+    a.status(|_, status| {
+        (status.cluster, status.membership.cluster) = (ClusterId::NONE, ClusterId(CLUSTER.0 + 1));
+    });
+    let reply = a.query("/query", SELECT, &[("x-base-txseq", &token)]).await;
+    assert_eq!(reply.outcome(), (503, "starting".to_owned()));
     a.believes(Some(&b), 1, &[&a, &b]);
     let reply = a.query("/query?level=local", SELECT, &[]).await;
     assert_eq!((reply.status, reply.seq(&a)), (200, 0));

@@ -31,7 +31,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// What a browser's `EventSource` sends when it comes back.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -114,8 +114,13 @@ pub(crate) async fn answer<E: Env>(conn: &Conn<E>, request: &Request<Incoming>) 
     };
     let (at, term) = begin(conn, &wish, &view).await?;
     let now = *app.applied.borrow();
-    let pending =
-        if now.seq > at { load(app, at.next(), now.seq).await.map_err(|gone| gone.at(app, at))? } else { Vec::new() };
+    let pending = match now.seq > at {
+        true => match load(app, at.next(), now.seq).await {
+            Ok(entries) => entries,
+            Err(gone) => return Err(gone.at(app, at).await),
+        },
+        false => Vec::new(),
+    };
     let Some(status) = &view.status else { return Err(session::starting()) };
     let membership = &status.membership;
     let feed = Feed {
@@ -180,7 +185,9 @@ async fn begin<E: Env>(conn: &Conn<E>, wish: &Wish, view: &View) -> Result<(Seq,
 struct Gone(ApiError);
 
 impl Gone {
-    fn at<E: Env>(self, app: &App<E>, at: Seq) -> ApiError {
+    async fn at<E: Env>(self, app: &App<E>, at: Seq) -> ApiError {
+        // The log was cut a moment ago, it may be: later than the view was made.
+        let _at_worst_an_older_one = timeout(app.config.core.heartbeat, app.node.renew()).await;
         let first = app.view.borrow().status.as_ref().map_or(Seq(0), |status| status.log_first);
         let Self(error) = self;
         if error.code != "log_range_gone" {
@@ -257,7 +264,7 @@ impl<E: Env> Feed<E> {
             if now > self.at {
                 match load(&self.app, self.at.next(), now).await {
                     Ok(entries) => batch = entries,
-                    Err(gone) => return self.end(&gone.at(&self.app, self.at), send).await,
+                    Err(gone) => return self.end(&gone.at(&self.app, self.at).await, send).await,
                 }
                 continue;
             }
